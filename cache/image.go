@@ -1,0 +1,276 @@
+package cache
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
+	"github.com/distribution/reference"
+	bksnapshot "github.com/moby/buildkit/snapshot"
+	"github.com/opencontainers/image-spec/identity"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+const (
+	// LabelSnapshot on a config blob names the snapshot of an image whose chain of layers has no
+	// names of its own, which is so for results of a merge (COPY --link).
+	LabelSnapshot = "gantry.build/snapshot"
+	// LabelGCSnapshot on a blob keeps the snapshot that it names from being collected.
+	LabelGCSnapshot = "containerd.io/gc.ref.snapshot." + Snapshotter
+)
+
+// Image is one platform of a local image, unpacked and ready to run.
+type Image struct {
+	Name       string             // the full name of the record: docker.io/library/debian:bookworm-slim
+	Target     ocispec.Descriptor // what the name points to: an index or a manifest
+	Manifest   ocispec.Descriptor
+	ConfigDesc ocispec.Descriptor
+	Platform   ocispec.Platform // normalised
+	Config     ocispec.Image
+	RawConfig  []byte // the config blob, with Docker's own fields (Healthcheck, Shell, OnBuild)
+	Snapshot   string // the committed snapshot that a container's root file system is prepared from
+}
+
+// Lookup finds a local image as Docker does: by name (short names mean docker.io, no tag means
+// latest), by name@digest, by ID or by the beginning of an ID. errdefs.ErrNotFound when there is none.
+func (s *Store) Lookup(ctx context.Context, ref string) (images.Image, error) {
+	ctx = namespaces.WithNamespace(ctx, Namespace)
+	is := s.Client.ImageService()
+	if named, err := reference.ParseDockerRef(ref); err == nil {
+		if img, err := is.Get(ctx, named.String()); err == nil || !errdefs.IsNotFound(err) {
+			return img, err
+		}
+		if d, ok := named.(reference.Digested); ok {
+			if found, err := is.List(ctx, "target.digest=="+d.Digest().String()); err == nil && len(found) > 0 {
+				return found[0], nil
+			}
+		}
+	}
+	if id := strings.TrimPrefix(ref, "sha256:"); len(id) <= 64 && len(id) >= 4 && strings.Trim(id, "0123456789abcdef") == "" {
+		found, err := is.List(ctx, fmt.Sprintf("target.digest~=^sha256:%s", id))
+		if err != nil {
+			return images.Image{}, err
+		}
+		for _, f := range found[:] {
+			if f.Target.Digest != found[0].Target.Digest {
+				return images.Image{}, fmt.Errorf("image ID %s is ambiguous: %w", ref, errdefs.ErrInvalidArgument)
+			}
+		}
+		if len(found) > 0 {
+			return found[0], nil
+		}
+	}
+	return images.Image{}, fmt.Errorf("No such image: %s: %w", familiar(ref), errdefs.ErrNotFound) //nolint:staticcheck // Docker's text
+}
+
+// familiar is ref as Docker prints it: with its tag, without docker.io/library.
+func familiar(ref string) string {
+	named, err := reference.ParseDockerRef(ref)
+	if err != nil {
+		return ref
+	}
+	return reference.FamiliarString(named)
+}
+
+// Open finds a local image and makes the chosen platform's root file system ready, unpacking layers
+// that no one has unpacked yet. Without a platform it is this machine's, or else the only one that
+// the image has.
+func (s *Store) Open(ctx context.Context, ref string, p *ocispec.Platform) (*Image, error) {
+	ctx = namespaces.WithNamespace(ctx, Namespace)
+	record, err := s.Lookup(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	ctx, done, err := s.Client.WithLease(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done(context.WithoutCancel(ctx))
+	img, err := s.choose(ctx, record, p)
+	if err != nil {
+		return nil, err
+	}
+	img.Snapshot, err = s.rootfs(ctx, record, img)
+	return img, err
+}
+
+// Manifests lists the platforms of a local image whose manifest and config are here, in index order.
+func (s *Store) Manifests(ctx context.Context, record images.Image) ([]*Image, error) {
+	ctx = namespaces.WithNamespace(ctx, Namespace)
+	cs := s.Client.ContentStore()
+	targets := []ocispec.Descriptor{record.Target}
+	if images.IsIndexType(record.Target.MediaType) {
+		var idx ocispec.Index
+		if err := readJSON(ctx, cs, record.Target, &idx); err != nil {
+			return nil, err
+		}
+		targets = idx.Manifests
+	}
+	var all []*Image
+	for _, t := range targets {
+		if t.Annotations["vnd.docker.reference.type"] == "attestation-manifest" {
+			continue
+		}
+		img, err := readManifest(ctx, cs, t)
+		if errdefs.IsNotFound(err) {
+			continue // a platform that was never pulled
+		}
+		if err != nil {
+			return nil, err
+		}
+		img.Name, img.Target = record.Name, record.Target
+		all = append(all, img)
+	}
+	return all, nil
+}
+
+func readManifest(ctx context.Context, cs content.Provider, desc ocispec.Descriptor) (*Image, error) {
+	var m ocispec.Manifest
+	if err := readJSON(ctx, cs, desc, &m); err != nil {
+		return nil, err
+	}
+	img := &Image{Manifest: desc, ConfigDesc: m.Config}
+	raw, err := content.ReadBlob(ctx, cs, m.Config)
+	if err != nil {
+		return nil, err
+	}
+	img.RawConfig = raw
+	if err := json.Unmarshal(raw, &img.Config); err != nil {
+		return nil, fmt.Errorf("image config %s: %w", m.Config.Digest, err)
+	}
+	img.Platform = platforms.Normalize(img.Config.Platform)
+	if desc.Platform != nil {
+		img.Platform = platforms.Normalize(*desc.Platform)
+	}
+	return img, nil
+}
+
+func readJSON(ctx context.Context, cs content.Provider, desc ocispec.Descriptor, v any) error {
+	dt, err := content.ReadBlob(ctx, cs, desc)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(dt, v); err != nil {
+		return fmt.Errorf("%s %s: %w", desc.MediaType, desc.Digest, err)
+	}
+	return nil
+}
+
+func (s *Store) choose(ctx context.Context, record images.Image, p *ocispec.Platform) (*Image, error) {
+	all, err := s.Manifests(ctx, record)
+	if err != nil {
+		return nil, err
+	}
+	match := platforms.Default()
+	if p != nil {
+		match = platforms.Only(*p)
+	}
+	var best *Image
+	for _, img := range all {
+		if match.Match(img.Platform) && (best == nil || match.Less(img.Platform, best.Platform)) {
+			best = img
+		}
+	}
+	if best == nil && p == nil && len(all) == 1 {
+		best = all[0]
+	}
+	if best == nil {
+		return nil, noPlatform(record.Name, all, p)
+	}
+	return best, nil
+}
+
+func noPlatform(name string, all []*Image, p *ocispec.Platform) error {
+	want := platforms.DefaultSpec()
+	if p != nil {
+		want = *p
+	}
+	var have []string
+	for _, img := range all {
+		have = append(have, platforms.Format(img.Platform))
+	}
+	return fmt.Errorf("image %s has no platform %s, only %s; pull or build it with --platform %[2]s: %[4]w",
+		familiar(name), platforms.Format(platforms.Normalize(want)), strings.Join(have, ", "), errdefs.ErrNotFound)
+}
+
+// rootfs returns the name of img's top snapshot, making it when it is not there.
+func (s *Store) rootfs(ctx context.Context, record images.Image, img *Image) (string, error) {
+	sn := s.Client.SnapshotService(Snapshotter)
+	info, err := s.Client.ContentStore().Info(ctx, img.ConfigDesc.Digest)
+	if err != nil {
+		return "", err
+	}
+	if name := info.Labels[LabelSnapshot]; name != "" {
+		if _, err := sn.Stat(ctx, name); err == nil {
+			return name, nil
+		}
+	}
+	diffs := img.Config.RootFS.DiffIDs
+	if len(diffs) == 0 {
+		return "", fmt.Errorf("image %s has no layers, so there is nothing to run: %w", familiar(record.Name), errdefs.ErrInvalidArgument)
+	}
+	chain := identity.ChainID(diffs).String()
+	if _, err := sn.Stat(ctx, chain); err == nil {
+		return chain, nil
+	}
+	if s.adopt(ctx, img) {
+		return chain, s.keep(ctx, img, chain)
+	}
+	ci := client.NewImageWithPlatform(s.Client, images.Image{Name: record.Name, Target: img.Manifest}, platforms.All)
+	if err := ci.Unpack(ctx, Snapshotter); err != nil {
+		return "", fmt.Errorf("unpacking %s for %s: %w", familiar(record.Name), platforms.Format(img.Platform), err)
+	}
+	if err := s.offer(ctx, img); err != nil {
+		return "", err
+	}
+	return chain, s.keep(ctx, img, chain)
+}
+
+// adopt names the snapshots that BuildKit unpacked by their chain IDs. false when it has none.
+func (s *Store) adopt(ctx context.Context, img *Image) bool {
+	parent := ""
+	for i := range img.Config.RootFS.DiffIDs {
+		id := identity.ChainID(img.Config.RootFS.DiffIDs[:i+1])
+		if err := s.Alias(ctx, bksnapshot.LayerSnapshotID(id), id.String(), parent); err != nil {
+			return false
+		}
+		parent = id.String()
+	}
+	return true
+}
+
+// offer names unpacked layers as BuildKit does, so that FROM does not unpack them again.
+func (s *Store) offer(ctx context.Context, img *Image) error {
+	parent := ""
+	for i := range img.Config.RootFS.DiffIDs {
+		id := identity.ChainID(img.Config.RootFS.DiffIDs[:i+1])
+		name := bksnapshot.LayerSnapshotID(id)
+		if err := s.Alias(ctx, id.String(), name, parent); err != nil {
+			return err
+		}
+		parent = name
+	}
+	return nil
+}
+
+// keep ties the snapshots to the config blob, and with it to the image.
+func (s *Store) keep(ctx context.Context, img *Image, chain string) error {
+	_, err := s.Client.ContentStore().Update(ctx, content.Info{
+		Digest: img.ConfigDesc.Digest,
+		Labels: SnapshotLabels(img.Config.RootFS),
+	}, "labels."+LabelGCSnapshot, "labels."+LabelGCSnapshot+"/bk")
+	return err
+}
+
+// SnapshotLabels are the labels by which a config blob keeps both names of its top snapshot.
+func SnapshotLabels(fs ocispec.RootFS) map[string]string {
+	id := identity.ChainID(fs.DiffIDs)
+	return map[string]string{LabelGCSnapshot: id.String(), LabelGCSnapshot + "/bk": bksnapshot.LayerSnapshotID(id)}
+}

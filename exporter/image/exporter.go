@@ -1,0 +1,165 @@
+// Package image hands a build's result over to the store as an image that runs at once: the
+// image's snapshots are the very ones that the build committed, under the names by which containerd
+// and FROM look for them. Nothing is unpacked again, and no layer is compressed unless it is pushed.
+//
+// It wraps BuildKit's own image exporter (exporter/containerimage, v0.34.2), which writes configs,
+// manifests, indexes and tags, and pushes. What is ours is how layers come to be, and what happens
+// to the snapshots afterwards.
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+
+	"github.com/containerd/containerd/v2/core/content"
+	bkcache "github.com/moby/buildkit/cache"
+	"github.com/moby/buildkit/exporter"
+	"github.com/moby/buildkit/exporter/containerimage/exptypes"
+	"github.com/moby/buildkit/session"
+	"github.com/moby/buildkit/util/leaseutil"
+	"github.com/moby/buildkit/util/progress"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+)
+
+// Store is what the exporter needs of the store: second names for snapshots.
+type Store interface {
+	Alias(ctx context.Context, snapshot, alias, parent string) error
+}
+
+// Options are the exporter's surroundings.
+type Options struct {
+	Stock   exporter.Exporter // BuildKit's image exporter over the same content store
+	Store   Store
+	Content content.Store
+	Leases  *leaseutil.Manager
+}
+
+// New returns the exporter. Its attributes are those of BuildKit's image exporter.
+func New(o Options) exporter.Exporter { return &imageExporter{o} }
+
+type imageExporter struct{ Options }
+
+func (e *imageExporter) Resolve(ctx context.Context, id int, attrs map[string]string) (exporter.ExporterInstance, error) {
+	push, _ := strconv.ParseBool(attrs[string(exptypes.OptKeyPush)])
+	if v, ok := attrs[string(exptypes.OptKeyPush)]; ok && v == "" {
+		push = true
+	}
+	inst, err := e.Stock.Resolve(ctx, id, attrs)
+	if err != nil {
+		return nil, err
+	}
+	return &instance{ExporterInstance: inst, o: e.Options, compress: push}, nil
+}
+
+type instance struct {
+	exporter.ExporterInstance
+	o        Options
+	compress bool
+}
+
+// Export implements exporter.ExporterInstance.
+func (e *instance) Export(ctx context.Context, src *exporter.Source, info exporter.ExportBuildInfo) (map[string]string, exporter.FinalizeFunc, exporter.DescriptorReference, error) {
+	// This lease outlives the export: it keeps new blobs and names until the manifests refer to them.
+	ctx, done, err := leaseutil.WithLease(ctx, e.o.Leases, leaseutil.MakeTemporary)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	defer done(context.WithoutCancel(ctx))
+
+	src, results, err := e.wrap(src)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	if err := ready(ctx, results, session.NewGroup(info.SessionID)); err != nil {
+		return nil, nil, nil, err
+	}
+	resp, finalize, desc, err := e.ExporterInstance.Export(ctx, src, info)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	if err := e.handOver(ctx, desc, results); err != nil {
+		return nil, nil, nil, errors.Join(err, desc.Release())
+	}
+	return resp, finalize, desc, nil
+}
+
+// wrap replaces every reference by one whose layers are made by this package.
+func (e *instance) wrap(src *exporter.Source) (*exporter.Source, []*ref, error) {
+	var all []*ref
+	wrap := func(r bkcache.ImmutableRef) bkcache.ImmutableRef {
+		if r == nil {
+			return nil
+		}
+		w := &ref{ImmutableRef: r, content: e.o.Content, compress: e.compress}
+		all = append(all, w)
+		return w
+	}
+	clone := src.Clone()
+	if clone.Ref != nil {
+		clone.SetRef(wrap(clone.Ref))
+	}
+	refs := clone.Refs
+	clone.Refs = nil
+	ids := make([]string, 0, len(refs))
+	for id := range refs {
+		ids = append(ids, id)
+	}
+	for _, id := range ids {
+		clone.AddRef(id, wrap(refs[id]))
+	}
+	return clone, all, nil
+}
+
+// ready makes every result a committed snapshot, which is what can be a container's parent.
+func ready(ctx context.Context, results []*ref, g session.Group) error {
+	eg, ctx := errgroup.WithContext(ctx)
+	for _, r := range results {
+		eg.Go(func() error {
+			if err := r.Extract(ctx, g); err != nil {
+				return err
+			}
+			return r.Finalize(ctx)
+		})
+	}
+	return eg.Wait()
+}
+
+// handOver ties each manifest's config to the snapshots of its result.
+func (e *instance) handOver(ctx context.Context, desc exporter.DescriptorReference, results []*ref) error {
+	done := progress.OneOff(ctx, "handing over to the store")
+	configs, err := configsOf(ctx, e.o.Content, desc.Descriptor())
+	if err != nil {
+		return done(err)
+	}
+	for _, r := range results {
+		if r.remote == nil || len(r.remote.Descriptors) == 0 {
+			continue // FROM scratch and nothing in it
+		}
+		mine := configs[r.diffKey()]
+		if len(mine) == 0 {
+			return done(fmt.Errorf("no manifest of %s has the layers of snapshot %s", desc.Descriptor().Digest, r.snapshot()))
+		}
+		labels, err := e.name(ctx, r, mine[0].rootfs)
+		if err != nil {
+			return done(err)
+		}
+		for _, c := range mine {
+			if err := label(ctx, e.o.Content, c.desc, labels); err != nil {
+				return done(err)
+			}
+		}
+	}
+	return done(nil)
+}
+
+func label(ctx context.Context, cs content.Manager, desc ocispec.Descriptor, labels map[string]string) error {
+	fields := make([]string, 0, len(labels))
+	for k := range labels {
+		fields = append(fields, "labels."+k)
+	}
+	_, err := cs.Update(ctx, content.Info{Digest: desc.Digest, Labels: labels}, fields...)
+	return err
+}

@@ -1,0 +1,208 @@
+package image
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"sync"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/mount"
+	bkcache "github.com/moby/buildkit/cache"
+	"github.com/moby/buildkit/cache/config"
+	"github.com/moby/buildkit/session"
+	"github.com/moby/buildkit/solver"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/gantry-build/gantry/exporter/layer"
+)
+
+// ref is a build result whose layers are measured, or compressed by package layer, instead of being
+// written one by one with BuildKit's differ.
+type ref struct {
+	bkcache.ImmutableRef
+	content  content.Store
+	compress bool
+
+	mu     sync.Mutex
+	remote *solver.Remote
+	plain  bool // the chain of layers is the chain of snapshots: no merge, no diff
+}
+
+// GetRemotes implements cache.ImmutableRef. The layers are made at the first call.
+func (r *ref) GetRemotes(ctx context.Context, create bool, cfg config.RefConfig, all bool, g session.Group) ([]*solver.Remote, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.remote == nil {
+		remote, err := r.make(ctx, cfg, g)
+		if err != nil {
+			return nil, err
+		}
+		r.remote = remote
+	}
+	return []*solver.Remote{r.remote}, nil
+}
+
+func (r *ref) make(ctx context.Context, cfg config.RefConfig, g session.Group) (*solver.Remote, error) {
+	chain := r.LayerChain()
+	defer chain.Release(context.WithoutCancel(ctx))
+	if r.plain = isPlain(ctx, chain); !r.plain {
+		// A merged result has no directory of its own per layer: BuildKit knows how to cut it.
+		remotes, err := r.ImmutableRef.GetRemotes(ctx, true, cfg, false, g)
+		if err != nil {
+			return nil, err
+		}
+		return remotes[0], nil
+	}
+	known := knownBlobs(ctx, chain, cfg, g)
+	descs := make([]ocispec.Descriptor, len(chain))
+	eg, ctx := errgroup.WithContext(ctx)
+	for i := range chain {
+		eg.Go(func() (err error) {
+			descs[i], err = r.layer(ctx, chain, i, known, g)
+			return err
+		})
+	}
+	if err := eg.Wait(); err != nil {
+		return nil, err
+	}
+	return &solver.Remote{Descriptors: descs, Provider: r.content}, nil
+}
+
+// isPlain says whether each layer's parent is the layer before it.
+func isPlain(ctx context.Context, chain bkcache.RefList) bool {
+	for i, l := range chain {
+		own := l.LayerChain()
+		same := len(own) == i+1
+		for j := 0; same && j < i; j++ {
+			same = own[j].ID() == chain[j].ID()
+		}
+		_ = own.Release(context.WithoutCancel(ctx))
+		if !same {
+			return false
+		}
+	}
+	return true
+}
+
+// knownBlobs returns the descriptors of the lower layers that came with a blob, that is pulled or
+// imported ones.
+func knownBlobs(ctx context.Context, chain bkcache.RefList, cfg config.RefConfig, g session.Group) []ocispec.Descriptor {
+	for i := len(chain) - 1; i >= 0; i-- {
+		remotes, err := chain[i].GetRemotes(ctx, false, cfg, false, g)
+		if err == nil && len(remotes) > 0 {
+			return remotes[0].Descriptors
+		}
+	}
+	return nil
+}
+
+func (r *ref) layer(ctx context.Context, chain bkcache.RefList, i int, known []ocispec.Descriptor, g session.Group) (ocispec.Descriptor, error) {
+	if i < len(known) && r.has(ctx, known[i]) && layer.DiffID(known[i]) != "" {
+		return known[i], nil
+	}
+	if d, ok := r.remembered(ctx, chain[i]); ok {
+		return d, nil
+	}
+	src, release, err := diff(ctx, chain, i, g)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	defer release()
+	var d ocispec.Descriptor
+	if r.compress {
+		d, err = layer.Gzip(ctx, r.content, src)
+	} else {
+		d, err = layer.Measure(ctx, src)
+	}
+	if err != nil {
+		return d, err
+	}
+	if i < len(known) && layer.DiffID(known[i]) != layer.DiffID(d) {
+		return d, fmt.Errorf("layer %s is gone from the store and can't be made again from its files; pull the base image again", known[i].Digest)
+	}
+	return d, r.remember(chain[i], d)
+}
+
+func (r *ref) has(ctx context.Context, d ocispec.Descriptor) bool {
+	_, err := r.content.Info(ctx, d.Digest)
+	return err == nil
+}
+
+// memory is the key under which a cache record keeps the descriptor of its layer.
+func (r *ref) memory() string {
+	if r.compress {
+		return "gantry.layer.gzip"
+	}
+	return "gantry.layer"
+}
+
+func (r *ref) remembered(ctx context.Context, l bkcache.ImmutableRef) (d ocispec.Descriptor, ok bool) {
+	dt, err := l.GetExternal(r.memory())
+	if err != nil || json.Unmarshal(dt, &d) != nil || d.Digest == "" {
+		return d, false
+	}
+	return d, !r.compress || r.has(ctx, d)
+}
+
+func (r *ref) remember(l bkcache.ImmutableRef, d ocispec.Descriptor) error {
+	dt, err := json.Marshal(d)
+	if err != nil {
+		return err
+	}
+	return l.SetExternal(r.memory(), dt)
+}
+
+// snapshot is the name of the result's committed snapshot (BuildKit cache/metadata.go, keySnapshot).
+func (r *ref) snapshot() string { return snapshotOf(r.ImmutableRef) }
+
+func snapshotOf(l bkcache.ImmutableRef) string { return l.GetString("cache.snapshot") }
+
+// diffKey identifies the result by its layers.
+func (r *ref) diffKey() string {
+	var b strings.Builder
+	for _, d := range r.remote.Descriptors {
+		fmt.Fprintln(&b, layer.DiffID(d))
+	}
+	return b.String()
+}
+
+// diff is layer i of the chain as a stream; release ends its mounts.
+func diff(ctx context.Context, chain bkcache.RefList, i int, g session.Group) (_ layer.Source, release func(), err error) {
+	var releases []func() error
+	release = func() {
+		for _, f := range releases {
+			_ = f()
+		}
+	}
+	defer func() {
+		if err != nil {
+			release()
+		}
+	}()
+	mounts := func(l bkcache.ImmutableRef) ([]mount.Mount, error) {
+		m, err := l.Mount(ctx, true, g)
+		if err != nil {
+			return nil, err
+		}
+		ms, rel, err := m.Mount()
+		if err == nil {
+			releases = append(releases, rel)
+		}
+		return ms, err
+	}
+	var lower []mount.Mount
+	if i > 0 {
+		if lower, err = mounts(chain[i-1]); err != nil {
+			return nil, release, err
+		}
+	}
+	upper, err := mounts(chain[i])
+	if err != nil {
+		return nil, release, err
+	}
+	return layer.Diff(lower, upper), release, nil
+}
+

@@ -1,0 +1,221 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// errForeignDevice guards devices that others made: they are never adopted, changed or deleted.
+var errForeignDevice = errors.New("a device of that name exists and was not made for this network; remove it or configure another name")
+
+// alias marks the bridge as ours; `ip link` shows it.
+func (b *Bridge) alias() string { return "gantry network, table " + b.opts.Table }
+
+// bridgeDevice returns the bridge, nil when there is none.
+func (b *Bridge) bridgeDevice() (*netlink.Bridge, error) {
+	link, err := netlink.LinkByName(b.opts.Name)
+	if isNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("looking for bridge %s: %w", b.opts.Name, needs("rtnetlink", err))
+	}
+	br, ok := link.(*netlink.Bridge)
+	if !ok || br.Attrs().Alias != b.alias() {
+		return nil, fmt.Errorf("bridge %s: %w", b.opts.Name, errForeignDevice)
+	}
+	return br, nil
+}
+
+func isNotFound(err error) bool {
+	return errors.As(err, new(netlink.LinkNotFoundError)) || errors.Is(err, unix.ENODEV)
+}
+
+// ensure makes what is missing of the bridge device and the table, and returns the bridge's index. When all is
+// there it costs two netlink requests, which is what makes it worth asking at every attach: a reloaded firewall may
+// have flushed the table.
+func (b *Bridge) ensure(ctx context.Context) (index int, err error) {
+	b.host.Lock()
+	defer b.host.Unlock()
+	br, err := b.bridgeDevice()
+	if err != nil {
+		return 0, err
+	}
+	if br != nil && b.rules.present(b.Subnet()) {
+		return br.Attrs().Index, nil
+	}
+	unlock, err := lockNamespace(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer unlock()
+	if br == nil {
+		if err := b.settleSubnet(); err != nil {
+			return 0, err
+		}
+		if br, err = b.createBridge(); err != nil {
+			return 0, err
+		}
+	}
+	if err := b.configure(br); err != nil {
+		return 0, err
+	}
+	if err := b.rules.replace(b.Subnet(), b.allElements()); err != nil {
+		return 0, err
+	}
+	b.warnOfDroppers()
+	return br.Attrs().Index, nil
+}
+
+// settleSubnet chooses the subnet when none is known, or when the one chosen earlier has since been taken by the
+// host and no container uses it.
+func (b *Bridge) settleSubnet() error {
+	used, err := hostNetworks(b.opts.Name)
+	if err != nil {
+		return err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.pool != nil {
+		switch {
+		case !overlaps(b.pool.subnet, used):
+			return b.store.saveSubnet(b.pool.subnet)
+		case b.opts.Subnet.IsValid() || len(b.pool.owner) > 0:
+			b.log.Warn("the network's subnet overlaps a route of the host", "subnet", b.pool.subnet)
+			return b.store.saveSubnet(b.pool.subnet)
+		}
+	}
+	subnet, err := chooseSubnet(used)
+	if err != nil {
+		return err
+	}
+	if err := b.store.saveSubnet(subnet); err != nil {
+		return fmt.Errorf("keeping the network's subnet: %w", err)
+	}
+	b.pool = newPool(subnet)
+	return nil
+}
+
+func (b *Bridge) createBridge() (*netlink.Bridge, error) {
+	mtu := b.opts.MTU
+	if mtu == 0 {
+		mtu = hostMTU()
+	}
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.MTU, attrs.Alias = b.opts.Name, mtu, b.alias()
+	attrs.HardwareAddr = macOf(b.Gateway()) // else it changes with the ports, and containers lose their gateway for a while
+	br := &netlink.Bridge{LinkAttrs: attrs}
+	if err := netlink.LinkAdd(br); err != nil {
+		return nil, fmt.Errorf("making bridge %s: %w", b.opts.Name, needs("bridge", err))
+	}
+	return b.bridgeDevice()
+}
+
+// configure gives the bridge its one address and the kernel settings it needs.
+func (b *Bridge) configure(br *netlink.Bridge) error {
+	if br == nil {
+		return fmt.Errorf("bridge %s: deleted by another program while it was being made; try again", b.opts.Name)
+	}
+	want := netip.PrefixFrom(b.Gateway(), b.Subnet().Bits())
+	if err := setAddress(br, want); err != nil {
+		return fmt.Errorf("giving bridge %s the address %s: %w", b.opts.Name, want, err)
+	}
+	if err := netlink.LinkSetUp(br); err != nil {
+		return fmt.Errorf("starting bridge %s: %w", b.opts.Name, err)
+	}
+	return setSysctls(b.opts.Name, b.log)
+}
+
+// setAddress leaves the device with exactly one IPv4 address.
+func setAddress(link netlink.Link, want netip.Prefix) error {
+	have, err := netlink.AddrList(link, netlink.FAMILY_V4)
+	if err != nil {
+		return err
+	}
+	for _, a := range have {
+		if p, ok := prefixOf(a.IPNet); ok && p == want {
+			continue
+		}
+		if err := netlink.AddrDel(link, &a); err != nil {
+			return err
+		}
+	}
+	err = netlink.AddrAdd(link, &netlink.Addr{IPNet: ipNet(want)})
+	if errors.Is(err, unix.EEXIST) {
+		return nil
+	}
+	return err
+}
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+// setSysctls: forwarding for what leaves the bridge; route_localnet so that 127.0.0.1 of the host reaches published
+// ports; no router advertisements, with which a container could redirect the host's IPv6 traffic (CVE-2020-13401).
+func setSysctls(bridge string, log *slog.Logger) error {
+	const forward = "/proc/sys/net/ipv4/ip_forward"
+	changed, err := setSysctl(forward, "1")
+	if err != nil {
+		return err
+	}
+	if changed {
+		log.Info("switched on IPv4 forwarding of the host, which containers need", "file", forward)
+	}
+	if _, err := setSysctl("/proc/sys/net/ipv4/conf/"+bridge+"/route_localnet", "1"); err != nil {
+		return err
+	}
+	_, err = setSysctl("/proc/sys/net/ipv6/conf/"+bridge+"/accept_ra", "0")
+	if errors.Is(err, os.ErrNotExist) { // a kernel without IPv6
+		return nil
+	}
+	return err
+}
+
+func setSysctl(path, value string) (changed bool, err error) {
+	old, err := os.ReadFile(path)
+	if err == nil && string(old) == value+"\n" {
+		return false, nil
+	}
+	if err == nil {
+		err = os.WriteFile(path, []byte(value), 0o644)
+	}
+	if err != nil {
+		return false, fmt.Errorf("setting a kernel parameter: %w; set it to %s on the host if /proc/sys is read-only", err, value)
+	}
+	return true, nil
+}
+
+// lockNamespace keeps networks of other processes in the same network namespace from choosing a subnet at the same
+// moment. The lock is on the namespace itself, needs no file anywhere, and ends with the process.
+func lockNamespace(ctx context.Context) (unlock func(), err error) {
+	f, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return nil, fmt.Errorf("opening the host's network namespace: %w", err)
+	}
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return func() { f.Close() }, nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+			f.Close()
+			return nil, fmt.Errorf("locking the host's network namespace: %w", err)
+		}
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-ctx.Done():
+			f.Close()
+			return nil, fmt.Errorf("waiting for another process to set up its network: %w", context.Cause(ctx))
+		}
+	}
+}

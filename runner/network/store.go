@@ -1,0 +1,161 @@
+package network
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+)
+
+// lease is an endpoint as the state directory remembers it.
+type lease struct {
+	ID    string     `json:"id"`
+	IP    netip.Addr `json:"ip"`
+	Ports []Port     `json:"ports,omitempty"`
+	PID   int        `json:"pid"`
+	Boot  string     `json:"boot"`
+}
+
+// store is the state directory: network.json with the subnet, and leases/ID.json per container, so that an attach
+// writes one small file however many containers there are.
+type store struct {
+	dir  string
+	boot string // names the running boot; a lease of another boot has no container
+}
+
+// newStore does not touch the directory.
+func newStore(dir string) (store, error) {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return store{}, fmt.Errorf("reading the boot id: %w", err)
+	}
+	return store{dir: dir, boot: strings.TrimSpace(string(b))}, nil
+}
+
+type networkFile struct {
+	Subnet netip.Prefix `json:"subnet"`
+}
+
+var validID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,199}$`)
+
+func (s store) leaseDir() string           { return filepath.Join(s.dir, "leases") }
+func (s store) networkPath() string        { return filepath.Join(s.dir, "network.json") }
+func (s store) leasePath(id string) string { return filepath.Join(s.leaseDir(), id+".json") }
+
+func (s store) saveSubnet(p netip.Prefix) error {
+	return writeJSON(s.networkPath(), networkFile{p}, true)
+}
+
+func (s store) save(l lease) error {
+	l.Boot = s.boot
+	if err := writeJSON(s.leasePath(l.ID), l, false); err != nil {
+		return fmt.Errorf("writing the lease of %s: %w", l.ID, err)
+	}
+	return nil
+}
+
+// subnet returns the subnet chosen earlier, zero when there is none.
+func (s store) subnet() (netip.Prefix, error) {
+	b, err := os.ReadFile(s.networkPath())
+	if errors.Is(err, fs.ErrNotExist) {
+		return netip.Prefix{}, nil
+	}
+	if err != nil {
+		return netip.Prefix{}, fmt.Errorf("reading the network's state: %w", err)
+	}
+	var f networkFile
+	if err := json.Unmarshal(b, &f); err != nil {
+		return netip.Prefix{}, fmt.Errorf("reading the network's state %s: %w; remove the file to choose a new subnet", s.networkPath(), err)
+	}
+	if err := validSubnet(f.Subnet); err != nil {
+		return netip.Prefix{}, fmt.Errorf("reading the network's state %s: %w; remove the file to choose a new subnet", s.networkPath(), err)
+	}
+	return f.Subnet.Masked(), nil
+}
+
+// leases returns those of this boot. Others, and files that a crash of the machine cut short, are removed.
+func (s store) leases(log *slog.Logger) ([]lease, error) {
+	entries, err := os.ReadDir(s.leaseDir())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("reading the network's leases: %w", err)
+	}
+	var kept []lease
+	for _, e := range entries {
+		path := filepath.Join(s.leaseDir(), e.Name())
+		l, err := readLease(path)
+		if err == nil && l.Boot == s.boot && s.leasePath(l.ID) == path {
+			kept = append(kept, l)
+			continue
+		}
+		log.Debug("dropping a stale lease", "file", e.Name(), "error", err)
+		if err := os.Remove(path); err != nil {
+			return nil, fmt.Errorf("dropping a stale lease: %w", err)
+		}
+	}
+	return kept, nil
+}
+
+func readLease(path string) (l lease, err error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return l, err
+	}
+	return l, json.Unmarshal(b, &l)
+}
+
+// drop forgets a lease. One that stays behind is dropped by the next Restore.
+func (s store) drop(id string) { _ = os.Remove(s.leasePath(id)) }
+
+// remove deletes the whole state.
+func (s store) remove() error {
+	return errors.Join(os.RemoveAll(s.leaseDir()), removeIfThere(s.networkPath()))
+}
+
+func removeIfThere(path string) error {
+	if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// writeJSON replaces a file in one step. Only what must survive a crash of the machine is synced: a lease ends with
+// the boot anyway, and a sync per container start would cost more than the rest of the attach.
+func writeJSON(path string, v any, sync bool) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), ".tmp-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name()) // does nothing once the file is renamed
+	_, err = f.Write(b)
+	if err == nil && sync {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), path); err != nil || !sync {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+func syncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

@@ -1,0 +1,151 @@
+package network
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+
+	"crypto/sha256"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// vethPrefix begins the host side's name of every container's veth pair.
+const vethPrefix = "gve"
+
+// vethName names the host side. It follows from the network and the container, so that it is found again after a
+// restart, and a container may later join several networks.
+func vethName(bridge, id string) string {
+	sum := sha256.Sum256([]byte(bridge + "/" + id))
+	return fmt.Sprintf("%s%x", vethPrefix, sum[:6])
+}
+
+func sandboxPath(pid int) string { return fmt.Sprintf("/proc/%d/ns/net", pid) }
+
+// openSandbox opens a process's network namespace, and refuses that of the daemon itself.
+func openSandbox(pid int) (*os.File, error) {
+	f, err := os.Open(sandboxPath(pid))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("process %d has ended", pid)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("opening the network namespace of process %d: %w", pid, err)
+	}
+	theirs, err := f.Stat()
+	if err == nil {
+		var ours os.FileInfo
+		if ours, err = os.Stat("/proc/thread-self/ns/net"); err == nil && os.SameFile(ours, theirs) {
+			err = fmt.Errorf("process %d shares the host's network namespace", pid)
+		}
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// wire is what connects one sandbox.
+type wire struct {
+	bridge  int // index of the bridge device
+	mtu     int
+	host    string       // name of the host side
+	addr    netip.Prefix // the container's address with the subnet's length
+	gateway netip.Addr
+}
+
+// connect makes the veth pair, its far end in the sandbox as eth0. After an error nothing is left.
+func (w wire) connect(sandbox *os.File) (err error) {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.MTU, attrs.MasterIndex, attrs.Flags = w.host, w.mtu, w.bridge, net.FlagUp
+	veth := &netlink.Veth{
+		LinkAttrs: attrs, PeerName: "eth0", PeerMTU: uint32(w.mtu),
+		PeerHardwareAddr: macOf(w.addr.Addr()), PeerNamespace: netlink.NsFd(int(sandbox.Fd())),
+	}
+	if err := netlink.LinkAdd(veth); err != nil {
+		// Joining the bridge is a second request of LinkAdd's: the pair may exist although it failed.
+		return errors.Join(fmt.Errorf("making veth pair %s: %w", w.host, needs("veth", err)), w.undo(err))
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, deleteLink(w.host))
+		}
+	}()
+	// A container that calls its own published port gets its packet back through the bridge port it came from.
+	if err := netlink.LinkSetHairpin(veth, true); err != nil {
+		return fmt.Errorf("setting hairpin mode of %s: %w", w.host, err)
+	}
+	return w.configure(sandbox)
+}
+
+// undo removes a half-made pair, but not one that another attach made under the same name.
+func (w wire) undo(err error) error {
+	if errors.Is(err, unix.EEXIST) {
+		return nil
+	}
+	return deleteLink(w.host)
+}
+
+// configure sets up loopback, eth0 and the default route inside the sandbox.
+func (w wire) configure(sandbox *os.File) error {
+	h, err := netlink.NewHandleAt(netns.NsHandle(sandbox.Fd()), unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("entering the container's network namespace: %w", needs("rtnetlink", err))
+	}
+	defer h.Close()
+	lo, err := h.LinkByName("lo")
+	if err == nil {
+		err = h.LinkSetUp(lo)
+	}
+	if err != nil {
+		return fmt.Errorf("starting the container's loopback: %w", err)
+	}
+	eth, err := h.LinkByName("eth0")
+	if err != nil {
+		return fmt.Errorf("finding the container's eth0: %w", err)
+	}
+	if err := h.AddrAdd(eth, &netlink.Addr{IPNet: ipNet(w.addr)}); err != nil {
+		return fmt.Errorf("giving the container the address %s: %w", w.addr, err)
+	}
+	if err := h.LinkSetUp(eth); err != nil {
+		return fmt.Errorf("starting the container's eth0: %w", err)
+	}
+	route := &netlink.Route{LinkIndex: eth.Attrs().Index, Gw: w.gateway.AsSlice()}
+	if err := h.RouteAdd(route); err != nil {
+		return fmt.Errorf("adding the container's default route by %s: %w", w.gateway, err)
+	}
+	return nil
+}
+
+// deleteLink deletes a device by name; it is no error when the kernel was faster.
+func deleteLink(name string) error {
+	link, err := netlink.LinkByName(name)
+	if err == nil {
+		err = netlink.LinkDel(link)
+	}
+	if err != nil && !isNotFound(err) {
+		return fmt.Errorf("deleting %s: %w", name, err)
+	}
+	return nil
+}
+
+// strayVeths lists our veths on the bridge that belong to none of the wanted names.
+func strayVeths(bridge int, wanted map[string]bool) ([]string, error) {
+	links, err := netlink.LinkList()
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return nil, fmt.Errorf("listing the bridge's ports: %w", err)
+	}
+	var stray []string
+	for _, l := range links {
+		a := l.Attrs()
+		if a.MasterIndex == bridge && strings.HasPrefix(a.Name, vethPrefix) && !wanted[a.Name] {
+			stray = append(stray, a.Name)
+		}
+	}
+	return stray, nil
+}

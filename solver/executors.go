@@ -1,0 +1,117 @@
+package solver
+
+import (
+	"context"
+	"path/filepath"
+	"sync"
+
+	"github.com/containerd/platforms"
+	"github.com/moby/buildkit/executor"
+	"github.com/moby/buildkit/executor/oci"
+	"github.com/moby/buildkit/executor/resources"
+	"github.com/moby/buildkit/executor/runcexecutor"
+	"github.com/moby/buildkit/solver/pb"
+	"github.com/moby/buildkit/util/network"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// executors are the ways in which a step's process runs: one for native platforms and one for each
+// emulated one, all of them BuildKit's runcexecutor.
+type executors struct {
+	root      string
+	runc      string
+	networks  map[pb.NetMode]network.Provider
+	monitor   *resources.Monitor
+	platforms Platforms
+
+	mu    sync.Mutex
+	made  map[string]executor.Executor
+	plain executor.Executor
+}
+
+func (e *executors) native() (executor.Executor, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.plain == nil {
+		plain, err := e.new("native", e.networks)
+		if err != nil {
+			return nil, err
+		}
+		e.plain = plain
+	}
+	return e.plain, nil
+}
+
+// forPlatform returns the executor for steps of platform p. The error says why p can't run here.
+func (e *executors) forPlatform(p *pb.Platform) (executor.Executor, error) {
+	if p == nil {
+		return e.native()
+	}
+	platform := platforms.Normalize(ocispec.Platform{OS: p.OS, Architecture: p.Architecture, Variant: p.Variant})
+	emulated, err := e.platforms.Edit(platform, &specs.Spec{Linux: &specs.Linux{}})
+	if err != nil {
+		return nil, err
+	}
+	if !emulated {
+		return e.native()
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	name := platform.Architecture + platform.Variant
+	if x, ok := e.made[name]; ok {
+		return x, nil
+	}
+	wrapped := map[pb.NetMode]network.Provider{}
+	for mode, np := range e.networks {
+		wrapped[mode] = emulatedProvider{np, platform, e.platforms}
+	}
+	x, err := e.new(name, wrapped)
+	if err != nil {
+		return nil, err
+	}
+	if e.made == nil {
+		e.made = map[string]executor.Executor{}
+	}
+	e.made[name] = x
+	return x, nil
+}
+
+func (e *executors) new(name string, networks map[pb.NetMode]network.Provider) (executor.Executor, error) {
+	return runcexecutor.New(runcexecutor.Opt{
+		Root:              filepath.Join(e.root, "executor", name),
+		CommandCandidates: []string{e.runc},
+		ProcessMode:       oci.ProcessSandbox,
+		ResourceMonitor:   e.monitor,
+	}, networks)
+}
+
+// emulatedProvider edits the OCI spec of each step. A network's Set is the last thing that
+// BuildKit asks before runc starts (executor/oci/spec.go, GenerateSpec), and the only place
+// where a stock executor lets others at the spec.
+type emulatedProvider struct {
+	network.Provider
+	platform  ocispec.Platform
+	platforms Platforms
+}
+
+func (p emulatedProvider) New(ctx context.Context, hostname string, o network.NamespaceOptions) (network.Namespace, error) {
+	ns, err := p.Provider.New(ctx, hostname, o)
+	if err != nil {
+		return nil, err
+	}
+	return emulatedNamespace{ns, p}, nil
+}
+
+type emulatedNamespace struct {
+	network.Namespace
+	p emulatedProvider
+}
+
+func (n emulatedNamespace) Set(s *specs.Spec) error {
+	if err := n.Namespace.Set(s); err != nil {
+		return err
+	}
+	_, err := n.p.platforms.Edit(n.p.platform, s)
+	return err
+}

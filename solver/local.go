@@ -1,0 +1,184 @@
+package solver
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	bkcache "github.com/moby/buildkit/cache"
+	"github.com/moby/buildkit/session"
+	bksolver "github.com/moby/buildkit/solver"
+	"github.com/moby/buildkit/source"
+	"github.com/moby/buildkit/source/local"
+	"github.com/moby/buildkit/worker/base"
+)
+
+// localSource reads a client's directory. Walking and sending an unchanged directory is three
+// quarters of an unchanged build, so a client of ours tells which directory it is (SharedKey): the
+// daemon, when it sees the very same directory, compares a signature of the tree and takes the copy
+// of the last build. In every other case BuildKit's own source does the work.
+type localSource struct {
+	source.Source
+	refs bkcache.Accessor
+
+	mu   sync.Mutex
+	seen map[string]synced // by directory and purpose
+}
+
+// synced is the state of the one copy that BuildKit keeps of a directory.
+type synced struct {
+	selection string // include, exclude and follow patterns that the copy was made with
+	sig       uint64
+	ref       string
+}
+
+func registerLocal(w *base.Worker) error {
+	stock, err := local.NewSource(local.Opt{CacheAccessor: w.CacheMgr})
+	if err != nil {
+		return err
+	}
+	w.SourceManager.Register(&localSource{Source: stock, refs: w.CacheMgr, seen: map[string]synced{}})
+	return nil
+}
+
+func (s *localSource) Resolve(ctx context.Context, id source.Identifier, sm *session.Manager, v bksolver.Vertex) (source.SourceInstance, error) {
+	inst, err := s.Source.Resolve(ctx, id, sm, v)
+	if err != nil {
+		return nil, err
+	}
+	lid, ok := id.(*local.LocalIdentifier)
+	if !ok {
+		return inst, nil
+	}
+	return &localInstance{inst, s, lid, sm}, nil
+}
+
+type localInstance struct {
+	source.SourceInstance
+	s  *localSource
+	id *local.LocalIdentifier
+	sm *session.Manager
+}
+
+func (i *localInstance) Snapshot(ctx context.Context, job bksolver.JobContext) (bkcache.ImmutableRef, error) {
+	key, dir := i.directory(ctx, job)
+	if dir == "" {
+		return i.SourceInstance.Snapshot(ctx, job)
+	}
+	selection := fmt.Sprint(i.id.IncludePatterns, i.id.ExcludePatterns, i.id.FollowPaths, i.id.MetadataOnly, i.id.MetadataExceptions, i.id.Differ)
+	begin := time.Now()
+	sum, err := signature(dir, literals(i.id))
+	if err != nil {
+		return i.SourceInstance.Snapshot(ctx, job)
+	}
+	if last, ok := i.s.get(key); ok && last.selection == selection && last.sig == sum.hash {
+		if ref, err := i.s.refs.Get(ctx, last.ref, nil); err == nil {
+			return ref, nil
+		}
+	}
+	// From here on the copy may change, also when this fails half-way.
+	i.s.forget(key)
+	ref, err := i.SourceInstance.Snapshot(ctx, job)
+	if err != nil || ref == nil {
+		i.s.forget(key)
+		return ref, err
+	}
+	// A file changed in the same clock tick as it was read can change again unseen.
+	if begin.Sub(sum.newest) > settle {
+		i.s.put(key, synced{selection: selection, sig: sum.hash, ref: copyID(ref)})
+	} else {
+		i.s.forget(key)
+	}
+	return ref, nil
+}
+
+// settle is longer than the clock tick of any file system's time stamps that the kernel keeps.
+const settle = 20 * time.Millisecond
+
+// copyID names the mutable copy behind ref, which is what stays when ref is released.
+func copyID(ref bkcache.ImmutableRef) string {
+	if m, ok := ref.GetEqualMutable(); ok {
+		return m.ID()
+	}
+	return ref.ID()
+}
+
+// directory returns the directory that the client reads from, when the daemon sees the same one.
+func (i *localInstance) directory(ctx context.Context, job bksolver.JobContext) (key, dir string) {
+	var shared string
+	_ = i.sm.Any(ctx, job.Session(), func(_ context.Context, _ string, c session.Caller) error {
+		shared = c.SharedKey()
+		return nil
+	})
+	d, ok := ParseSharedKey(shared)[i.id.Name]
+	if !ok || !d.same() {
+		return "", ""
+	}
+	return strings.Join([]string{d.Path, i.id.Name, i.id.SharedKeyHint}, "\x00"), d.Path
+}
+
+func (s *localSource) get(key string) (synced, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v, ok := s.seen[key]
+	return v, ok
+}
+
+func (s *localSource) put(key string, v synced) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.seen[key] = v
+}
+
+func (s *localSource) forget(key string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.seen, key)
+}
+
+// literals returns the files that a source asks for by name, such as the Dockerfile; nil when it
+// wants the tree.
+func literals(id *local.LocalIdentifier) []string {
+	names := id.IncludePatterns
+	if len(names) == 0 {
+		names = id.FollowPaths
+	}
+	for _, n := range names {
+		if strings.ContainsAny(n, `*?[]!\`) {
+			return nil
+		}
+	}
+	return names
+}
+
+// Directory identifies a client's directory across mount namespaces.
+type Directory struct {
+	Path  string `json:"path"`
+	Dev   uint64 `json:"dev"`
+	Inode uint64 `json:"ino"`
+}
+
+const sharedKeyPrefix = "gantry-dirs:"
+
+// SharedKey is the session's shared key by which a client on this machine tells where its local
+// directories (by name, such as "context") are.
+func SharedKey(dirs map[string]Directory) string {
+	dt, _ := json.Marshal(dirs) // a map of plain values can't fail, and is sorted
+	return sharedKeyPrefix + string(dt)
+}
+
+// ParseSharedKey is the reverse of SharedKey; nil for other clients' keys.
+func ParseSharedKey(key string) map[string]Directory {
+	rest, ok := strings.CutPrefix(key, sharedKeyPrefix)
+	if !ok {
+		return nil
+	}
+	var dirs map[string]Directory
+	if json.Unmarshal([]byte(rest), &dirs) != nil {
+		return nil
+	}
+	return dirs
+}

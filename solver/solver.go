@@ -1,0 +1,179 @@
+// Package solver is the embedded BuildKit: its controller, its worker and its LLB solver, inside
+// this process and over the store's own content, snapshots and leases. It is the only importer of
+// BuildKit's daemon side.
+//
+// Its words are BuildKit's (docs/dev/solver.md there): an LLB definition is a graph of ops; an op
+// has a cache key; a ref is an op's result, which is a snapshot; a session is the client's end of a
+// build, from which the context and the credentials come.
+package solver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+
+	"github.com/containerd/containerd/v2/core/remotes/docker"
+	"github.com/containerd/containerd/v2/defaults"
+	"github.com/moby/buildkit/cache/remotecache"
+	inlineremotecache "github.com/moby/buildkit/cache/remotecache/inline"
+	localremotecache "github.com/moby/buildkit/cache/remotecache/local"
+	registryremotecache "github.com/moby/buildkit/cache/remotecache/registry"
+	"github.com/moby/buildkit/cmd/buildkitd/config"
+	"github.com/moby/buildkit/control"
+	"github.com/moby/buildkit/exporter"
+	"github.com/moby/buildkit/frontend"
+	dockerfile "github.com/moby/buildkit/frontend/dockerfile/builder"
+	"github.com/moby/buildkit/frontend/gateway"
+	"github.com/moby/buildkit/frontend/gateway/forwarder"
+	"github.com/moby/buildkit/session"
+	bksolver "github.com/moby/buildkit/solver"
+	"github.com/moby/buildkit/solver/bboltcachestorage"
+	"github.com/moby/buildkit/util/db/boltutil"
+	"github.com/moby/buildkit/util/grpcerrors"
+	"github.com/moby/buildkit/worker"
+	"github.com/moby/buildkit/worker/base"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	bolt "go.etcd.io/bbolt"
+	"google.golang.org/grpc"
+
+	"github.com/gantry-build/gantry/cache"
+)
+
+// Platforms is what the solver needs of the machine's emulation.
+type Platforms interface {
+	// Platforms lists what this machine can run, its own platform first.
+	Platforms() []ocispec.Platform
+	// Edit changes the spec of a step of platform p so that its programs run here. emulated is
+	// false, and the spec as it was, where they run natively. The error is a refusal that
+	// explains itself.
+	Edit(p ocispec.Platform, spec *specs.Spec) (emulated bool, err error)
+}
+
+// Options are the solver's surroundings.
+type Options struct {
+	Root      string // persistent files
+	Store     *cache.Store
+	Runc      string // absolute path of runc
+	Platforms Platforms
+	Hosts     docker.RegistryHosts
+	Config    *config.Config // buildkitd.toml's settings
+	Version   string         // gantry's own
+
+	// Image makes the image exporter out of BuildKit's own.
+	Image func(stock exporter.Exporter, w *base.Worker) exporter.Exporter
+}
+
+// Solver is a started BuildKit.
+type Solver struct {
+	Server   *grpc.Server // serves BuildKit's API: Control, LLBBridge, health
+	Sessions *session.Manager
+
+	controller *control.Controller
+	worker     *worker.Controller
+	bolts      []interface{ Close() error }
+}
+
+// Start returns when builds can be solved. ctx ends the background work.
+func Start(ctx context.Context, o Options) (*Solver, error) {
+	if err := os.MkdirAll(o.Root, 0o700); err != nil {
+		return nil, err
+	}
+	s := &Solver{}
+	if err := s.start(ctx, o); err != nil {
+		s.Close()
+		return nil, fmt.Errorf("starting the solver: %w", err)
+	}
+	return s, nil
+}
+
+func (s *Solver) start(ctx context.Context, o Options) error {
+	w, err := newWorker(ctx, o)
+	if err != nil {
+		return err
+	}
+	s.bolts = append(s.bolts, w.Worker.MetadataStore)
+	s.worker = &worker.Controller{}
+	if err := s.worker.Add(w); err != nil {
+		return err
+	}
+	if s.Sessions, err = session.NewManager(); err != nil {
+		return err
+	}
+	gw, err := gateway.NewGatewayFrontend(s.worker.Infos(), nil)
+	if err != nil {
+		return err
+	}
+	steps, err := bboltcachestorage.NewStore(filepath.Join(o.Root, "cache.db"))
+	if err != nil {
+		return err
+	}
+	s.bolts = append(s.bolts, steps)
+	history, err := boltutil.SafeOpen(filepath.Join(o.Root, "history.db"), 0o600, &bolt.Options{FreelistType: bolt.FreelistMapType, NoFreelistSync: true})
+	if err != nil {
+		return err
+	}
+	s.bolts = append(s.bolts, history)
+	s.controller, err = control.NewController(control.Opt{
+		SessionManager:   s.Sessions,
+		WorkerController: s.worker,
+		Frontends: map[string]frontend.Frontend{
+			"dockerfile.v0": forwarder.NewGatewayForwarder(s.worker.Infos(), dockerfile.Build),
+			"gateway.v0":    gw,
+		},
+		ResolveCacheExporterFuncs: map[string]remotecache.ResolveCacheExporterFunc{
+			"registry": registryremotecache.ResolveCacheExporterFunc(s.Sessions, o.Hosts),
+			"local":    localremotecache.ResolveCacheExporterFunc(s.Sessions),
+			"inline":   inlineremotecache.ResolveCacheExporterFunc(),
+		},
+		ResolveCacheImporterFuncs: map[string]remotecache.ResolveCacheImporterFunc{
+			"registry": registryremotecache.ResolveCacheImporterFunc(s.Sessions, w.ContentStore(), o.Hosts),
+			"local":    localremotecache.ResolveCacheImporterFunc(s.Sessions),
+		},
+		CacheManager:   bksolver.NewCacheManager(ctx, "local", steps, worker.NewCacheResultStorage(s.worker)),
+		Entitlements:   o.Config.Entitlements,
+		HistoryDB:      history,
+		HistoryConfig:  o.Config.History,
+		CacheStore:     steps,
+		LeaseManager:   w.LeaseManager(),
+		ContentStore:   w.ContentStore(),
+		GarbageCollect: w.GarbageCollect,
+		GracefulStop:   ctx.Done(),
+	})
+	if err != nil {
+		return err
+	}
+	s.Server = grpc.NewServer(
+		grpc.ChainUnaryInterceptor(grpcerrors.UnaryServerInterceptor),
+		grpc.StreamInterceptor(grpcerrors.StreamServerInterceptor),
+		grpc.MaxRecvMsgSize(defaults.DefaultMaxRecvMsgSize),
+		grpc.MaxSendMsgSize(defaults.DefaultMaxSendMsgSize),
+	)
+	s.controller.Register(s.Server)
+	return nil
+}
+
+// HandleSession serves a client's session over conn until one of them ends; meta are the session's
+// headers (X-Docker-Expose-Session-*), as the Engine API's /session receives them.
+func (s *Solver) HandleSession(ctx context.Context, conn net.Conn, meta map[string][]string) error {
+	return s.Sessions.HandleConn(ctx, conn, meta)
+}
+
+// Close ends running builds and releases every file.
+func (s *Solver) Close() error {
+	var errs []error
+	if s.Server != nil {
+		s.Server.Stop()
+	}
+	if s.controller != nil {
+		// It closes the worker, the history and the cache database.
+		return s.controller.Close()
+	}
+	for _, b := range s.bolts {
+		errs = append(errs, b.Close())
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,195 @@
+package solver
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+
+	"github.com/containerd/containerd/v2/core/diff/apply"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/metadata"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/containerd/v2/plugins/diff/walking"
+	bkmeta "github.com/moby/buildkit/cache/metadata"
+	"github.com/moby/buildkit/client"
+	"github.com/moby/buildkit/cmd/buildkitd/config"
+	"github.com/moby/buildkit/executor/resources"
+	"github.com/moby/buildkit/exporter"
+	"github.com/moby/buildkit/frontend"
+	"github.com/moby/buildkit/session"
+	containerdsnapshot "github.com/moby/buildkit/snapshot/containerd"
+	bksolver "github.com/moby/buildkit/solver"
+	"github.com/moby/buildkit/solver/llbsolver/linuxresources"
+	"github.com/moby/buildkit/solver/llbsolver/ops"
+	"github.com/moby/buildkit/solver/pb"
+	"github.com/moby/buildkit/util/disk"
+	"github.com/moby/buildkit/util/leaseutil"
+	"github.com/moby/buildkit/util/network"
+	"github.com/moby/buildkit/worker"
+	"github.com/moby/buildkit/worker/base"
+	wlabel "github.com/moby/buildkit/worker/label"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/gantry-build/gantry/cache"
+)
+
+// gantryWorker is BuildKit's worker but for how a foreign platform's steps run, how an image is
+// exported and how a local directory is read.
+type gantryWorker struct {
+	*base.Worker
+	image func(exporter.Exporter, *base.Worker) exporter.Exporter
+	execs *executors
+}
+
+func newWorker(ctx context.Context, o Options) (*gantryWorker, error) {
+	db := o.Store.DB
+	monitor, err := resources.NewMonitor()
+	if err != nil {
+		return nil, err
+	}
+	// Not netproviders.Providers: that one makes a CA for its proxy first, 100-260 ms.
+	networks := map[pb.NetMode]network.Provider{
+		pb.NetMode_UNSET: network.NewHostProvider(),
+		pb.NetMode_HOST:  network.NewHostProvider(),
+		pb.NetMode_NONE:  network.NewNoneProvider(),
+	}
+	execs := &executors{root: o.Root, runc: o.Runc, networks: networks, monitor: monitor, platforms: o.Platforms}
+	native, err := execs.native()
+	if err != nil {
+		return nil, err
+	}
+	md, err := bkmeta.NewStore(filepath.Join(o.Root, "metadata.db"))
+	if err != nil {
+		return nil, err
+	}
+	id, err := base.ID(o.Root)
+	if err != nil {
+		return nil, err
+	}
+	cs := containerdsnapshot.NewContentStore(db.ContentStore(), cache.Namespace)
+	bw, err := base.NewWorker(ctx, base.WorkerOpt{
+		ID:   id,
+		Root: o.Root,
+		Labels: map[string]string{
+			wlabel.Executor: "oci", wlabel.Snapshotter: cache.Snapshotter, wlabel.Network: "host", wlabel.Hostname: hostname(),
+		},
+		Platforms:        o.Platforms.Platforms(),
+		GCPolicy:         gcPolicy(o),
+		BuildkitVersion:  client.BuildkitVersion{Package: "github.com/moby/buildkit", Version: BuildkitVersion},
+		NetworkProviders: networks,
+		Executor:         native,
+		Snapshotter:      containerdsnapshot.NewSnapshotter(cache.Snapshotter, db.Snapshotter(cache.Snapshotter), cache.Namespace, nil),
+		ContentStore:     cs,
+		Applier:          apply.NewFileSystemApplier(cs),
+		Differ:           walking.NewWalkingDiff(cs),
+		ImageStore:       namespaced{metadata.NewImageStore(db)},
+		RegistryHosts:    o.Hosts,
+		LeaseManager:     leaseutil.WithNamespace(metadata.NewLeaseManager(db), cache.Namespace),
+		GarbageCollect:   db.GarbageCollect,
+		ParallelismSem:   parallelism(o.Config),
+		MetadataStore:    md,
+		MountPoolRoot:    filepath.Join(o.Root, "cachemounts"),
+		ResourceMonitor:  monitor,
+	})
+	if err != nil {
+		md.Close()
+		return nil, err
+	}
+	if err := registerLocal(bw); err != nil {
+		return nil, err
+	}
+	return &gantryWorker{Worker: bw, image: o.Image, execs: execs}, nil
+}
+
+// Exporter implements worker.Worker. Later registrations of the same name would not replace it.
+func (w *gantryWorker) Exporter(name string, sm *session.Manager) (exporter.Exporter, error) {
+	exp, err := w.Worker.Exporter(name, sm)
+	if err != nil || name != client.ExporterImage {
+		return exp, err
+	}
+	return w.image(exp, w.Worker), nil
+}
+
+// ResolveOp implements worker.Worker: a step's executor follows from its platform. What base.Worker
+// does for exec ops (worker/base/worker.go, v0.34.2) is said again here with another executor.
+func (w *gantryWorker) ResolveOp(v bksolver.Vertex, s frontend.FrontendLLBBridge, sm *session.Manager, proxy worker.ProxyOpt) (bksolver.Op, error) {
+	op, ok := v.Sys().(*pb.Op)
+	if !ok || proxy.Network {
+		return w.Worker.ResolveOp(v, s, sm, proxy)
+	}
+	step, ok := op.Op.(*pb.Op_Exec)
+	if !ok {
+		return w.Worker.ResolveOp(v, s, sm, proxy)
+	}
+	exec, err := w.execs.forPlatform(op.Platform)
+	if err != nil {
+		return nil, err
+	}
+	var limits *pb.LinuxResources
+	if m, ok := v.Options().Metadata.(*linuxresources.Metadata); ok && m != nil {
+		limits = m.LinuxResources
+	}
+	return ops.NewExecOp(v, step, op.Platform, w.CacheMgr, w.ParallelismSem, sm, exec, w, limits, false)
+}
+
+// gcPolicy keeps the build cache below a share of the disk; no policy would keep everything.
+// It is BuildKit's own rule (cmd/buildkitd/main.go, getGCPolicy), which is not exported.
+func gcPolicy(o Options) []client.PruneInfo {
+	cfg := o.Config.Workers.OCI.GCConfig
+	if cfg.GC != nil && !*cfg.GC {
+		return nil
+	}
+	stat, _ := disk.GetDiskStat(o.Root)
+	if len(cfg.GCPolicy) == 0 {
+		cfg.GCPolicy = config.DefaultGCPolicy(cfg, stat)
+	}
+	var rules []client.PruneInfo
+	for _, r := range cfg.GCPolicy {
+		rules = append(rules, client.PruneInfo{
+			Filter:        r.Filters,
+			All:           r.All,
+			KeepDuration:  r.KeepDuration.Duration,
+			ReservedSpace: r.ReservedSpace.AsBytes(stat),
+			MaxUsedSpace:  r.MaxUsedSpace.AsBytes(stat),
+			MinFreeSpace:  r.MinFreeSpace.AsBytes(stat),
+		})
+	}
+	return rules
+}
+
+func parallelism(c *config.Config) *semaphore.Weighted {
+	if n := c.Workers.OCI.MaxParallelism; n > 0 {
+		return semaphore.NewWeighted(int64(n))
+	}
+	return nil
+}
+
+func hostname() string {
+	if h, err := os.Hostname(); err == nil {
+		return h
+	}
+	return "unknown"
+}
+
+// namespaced calls an image store as BuildKit does, without a namespace in the context.
+type namespaced struct{ images.Store }
+
+func (s namespaced) Get(ctx context.Context, name string) (images.Image, error) {
+	return s.Store.Get(namespaces.WithNamespace(ctx, cache.Namespace), name)
+}
+
+func (s namespaced) List(ctx context.Context, filters ...string) ([]images.Image, error) {
+	return s.Store.List(namespaces.WithNamespace(ctx, cache.Namespace), filters...)
+}
+
+func (s namespaced) Create(ctx context.Context, img images.Image) (images.Image, error) {
+	return s.Store.Create(namespaces.WithNamespace(ctx, cache.Namespace), img)
+}
+
+func (s namespaced) Update(ctx context.Context, img images.Image, fields ...string) (images.Image, error) {
+	return s.Store.Update(namespaces.WithNamespace(ctx, cache.Namespace), img, fields...)
+}
+
+func (s namespaced) Delete(ctx context.Context, name string, opts ...images.DeleteOpt) error {
+	return s.Store.Delete(namespaces.WithNamespace(ctx, cache.Namespace), name, opts...)
+}

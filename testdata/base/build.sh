@@ -1,0 +1,104 @@
+#!/bin/bash
+# Makes root file systems that stand in for debian:bookworm-slim, so that a
+# build needs no image hub:
+#
+#   build.sh GANTRY ARCH...        ARCH is amd64, arm (armhf) or arm64
+#
+# writes .cache/base/bookworm-slim-ARCH.tar at the top of the repository and
+# leaves alone what is already there. Needs root, mmdebstrap and the Debian
+# archive keyring. A foreign architecture runs under `GANTRY emulators exec`,
+# inside a user namespace of its own: nothing is registered on the host.
+#
+# The mirror's state decides the packages; everything else is fixed, so two runs
+# against one mirror state give the same bytes. SOURCE_DATE_EPOCH caps the times.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+out=$(cd "$here/../.." && pwd)/.cache/base
+mirror=http://deb.debian.org
+keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-1767225600}
+work=
+
+say() { printf 'base: %s\n' "$*" >&2; }
+die() { say "$*"; exit 1; }
+
+# Whatever stops the script, no half-made tree stays behind. --one-file-system
+# keeps rm out of a mount that a killed mmdebstrap may have left.
+cleanup() {
+	[ -z "$work" ] || rm -rf --one-file-system "$work"
+}
+
+deb_arch() {
+	case $1 in
+	amd64 | arm64) echo "$1" ;;
+	arm) echo armhf ;;
+	*) die "$1: unknown architecture; use amd64, arm or arm64" ;;
+	esac
+}
+
+needs() {
+	[ "$(id -u)" = 0 ] || die "needs root, to own the files it makes; run it with sudo"
+	command -v mmdebstrap >/dev/null || die "mmdebstrap is missing; run: apt-get install mmdebstrap"
+	[ -r "$keyring" ] || die "$keyring is missing; run: apt-get install debian-archive-keyring"
+}
+
+# strap ARCH COMMAND...: the root file system of ARCH in $work/root, COMMAND
+# being the prefix (none when native) under which the architecture's programs run.
+#
+# arch-test, which check/qemu would run, asks the host's table and not the
+# namespace's. The device nodes that mmdebstrap makes or binds stay out of the
+# tar, since a user namespace cannot make them and every runtime brings its own.
+strap() {
+	local arch=$1
+	shift
+	"$@" mmdebstrap --quiet --mode=root --format=directory --variant=minbase \
+		--architectures="$arch" --skip=check/qemu --keyring="$keyring" \
+		--aptopt='Acquire::Languages "none"' --aptopt='Acquire::Retries "3"' \
+		--dpkgopt="$here/slim.dpkg" \
+		--customize-hook="$here/finish.sh \"\$1\"" \
+		bookworm "$work/root" \
+		"deb $mirror/debian bookworm main" \
+		"deb $mirror/debian bookworm-updates main" \
+		"deb $mirror/debian-security bookworm-security main"
+}
+
+pack() {
+	tar --create --file "$1" --directory "$work/root" \
+		--sort=name --numeric-owner --clamp-mtime --mtime="@$SOURCE_DATE_EPOCH" \
+		--format=posix --pax-option='exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime' \
+		--xattrs --xattrs-include=security.capability --one-file-system \
+		--exclude='./dev/*' --exclude='./proc/*' --exclude='./sys/*' .
+}
+
+base() {
+	local name=$1 arch prefix=() tar
+	arch=$(deb_arch "$name")
+	tar=$out/bookworm-slim-$name.tar
+	if [ -s "$tar" ]; then
+		say "$tar is there"
+		return
+	fi
+	[ "$arch" = "$(dpkg --print-architecture)" ] || prefix=("$gantry" emulators exec --)
+	say "making $tar"
+	work=$(mktemp -d "$out/.work.XXXXXX")
+	strap "$arch" ${prefix[@]+"${prefix[@]}"}
+	pack "$work/tar"
+	sync -d "$work/tar"
+	mv "$work/tar" "$tar"
+	cleanup
+	work=
+}
+
+[ $# -ge 2 ] || die "usage: build.sh GANTRY ARCH..., ARCH being amd64, arm or arm64"
+gantry=$1
+shift
+needs
+mkdir -p "$out"
+exec 9>"$out/.lock"
+flock 9
+trap cleanup EXIT
+trap 'exit 130' INT TERM HUP
+for name in "$@"; do
+	base "$name"
+done
