@@ -2,11 +2,13 @@ package cache
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 )
 
@@ -52,13 +54,17 @@ func (a *aliasing) Cleanup(ctx context.Context) error {
 	return errdefs.ErrNotImplemented
 }
 
+// ErrOtherParent says that a snapshot can't have a name in the chain that the name belongs to.
+var ErrOtherParent = errors.New("the snapshot has another parent")
+
 // Alias gives the committed snapshot the further name alias, below parent (itself an alias of the
 // snapshot's parent, or empty). A name that exists already is left as it is. Nothing is copied.
 // The caller's context holds a lease; the alias belongs to it until something labelled points there.
 //
-// It fails when the snapshot's real parent is another directory than parent's: then the chain was
-// unpacked twice, or the snapshot is the result of a merge.
+// It fails with ErrOtherParent when the snapshot's real parent is another directory than parent's:
+// then the chain was unpacked twice, or the snapshot is the result of a merge.
 func (s *Store) Alias(ctx context.Context, snapshot, alias, parent string) error {
+	ctx = namespaces.WithNamespace(ctx, Namespace)
 	sn := s.DB.Snapshotter(Snapshotter)
 	if lease, ok := leases.FromContext(ctx); ok {
 		res := leases.Resource{ID: alias, Type: "snapshots/" + Snapshotter}
@@ -78,8 +84,9 @@ func (s *Store) Alias(ctx context.Context, snapshot, alias, parent string) error
 	if errdefs.IsAlreadyExists(err) {
 		return nil
 	}
-	if err == nil {
-		_ = sn.Remove(ctx, key)
+	if err != nil {
+		return fmt.Errorf("naming snapshot %s: %w", snapshot, err)
 	}
-	return fmt.Errorf("snapshot %s can't be named %s below %q: it has another parent", snapshot, alias, parent)
+	_ = sn.Remove(ctx, key)
+	return fmt.Errorf("%w: snapshot %s can't be named %s below %q", ErrOtherParent, snapshot, alias, parent)
 }

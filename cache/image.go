@@ -221,7 +221,7 @@ func (s *Store) rootfs(ctx context.Context, record images.Image, img *Image) (st
 		return chain, nil
 	}
 	if s.adopt(ctx, img) {
-		return chain, s.keep(ctx, img, chain)
+		return chain, s.keep(ctx, img)
 	}
 	ci := client.NewImageWithPlatform(s.Client, images.Image{Name: record.Name, Target: img.Manifest}, platforms.All)
 	if err := ci.Unpack(ctx, Snapshotter); err != nil {
@@ -230,7 +230,7 @@ func (s *Store) rootfs(ctx context.Context, record images.Image, img *Image) (st
 	if err := s.offer(ctx, img); err != nil {
 		return "", err
 	}
-	return chain, s.keep(ctx, img, chain)
+	return chain, s.keep(ctx, img)
 }
 
 // adopt names the snapshots that BuildKit unpacked by their chain IDs. false when it has none.
@@ -261,7 +261,7 @@ func (s *Store) offer(ctx context.Context, img *Image) error {
 }
 
 // keep ties the snapshots to the config blob, and with it to the image.
-func (s *Store) keep(ctx context.Context, img *Image, chain string) error {
+func (s *Store) keep(ctx context.Context, img *Image) error {
 	_, err := s.Client.ContentStore().Update(ctx, content.Info{
 		Digest: img.ConfigDesc.Digest,
 		Labels: SnapshotLabels(img.Config.RootFS),

@@ -126,4 +126,3 @@ func (e *engine) close() {
 		}
 	}
 }
-

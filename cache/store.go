@@ -14,6 +14,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 
 	namespacesapi "github.com/containerd/containerd/api/services/namespaces/v1"
 	tasksapi "github.com/containerd/containerd/api/services/tasks/v1"
@@ -57,6 +58,7 @@ type Store struct {
 	eng   *engine
 	ttrpc *ttrpc.Server
 	serve chan error
+	names sync.Mutex
 }
 
 // Start opens the store and returns when it is ready. The caller holds Lock on the data root.
@@ -189,4 +191,11 @@ func (s *Store) Close() {
 	if s.eng != nil {
 		s.eng.close()
 	}
+}
+
+// LockNames keeps others from changing what image names point to, for a caller that reads a record
+// and writes it changed.
+func (s *Store) LockNames() (unlock func()) {
+	s.names.Lock()
+	return s.names.Unlock
 }

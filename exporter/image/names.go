@@ -3,6 +3,7 @@ package image
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -72,11 +73,17 @@ func (e *instance) name(ctx context.Context, r *ref, fs ocispec.RootFS) (map[str
 		}
 		id := identity.ChainID(fs.DiffIDs[:i+1])
 		bk := bksnapshot.LayerSnapshotID(id)
-		if e.o.Store.Alias(ctx, snapshotOf(l), id.String(), parent) != nil ||
-			e.o.Store.Alias(ctx, snapshotOf(l), bk, bkParent) != nil {
-			// Part of the chain was unpacked elsewhere before: both trees are whole, and a
-			// container runs from this build's own. FROM it needs blobs, which a push makes.
+		err := e.o.Store.Alias(ctx, snapshotOf(l), id.String(), parent)
+		if err == nil {
+			err = e.o.Store.Alias(ctx, snapshotOf(l), bk, bkParent)
+		}
+		if errors.Is(err, cache.ErrOtherParent) {
+			// Part of the chain was unpacked elsewhere before. Both trees are whole, and a
+			// container runs from this build's own.
 			return direct, nil
+		}
+		if err != nil {
+			return nil, err
 		}
 		parent, bkParent = id.String(), bk
 	}

@@ -205,4 +205,3 @@ func diff(ctx context.Context, chain bkcache.RefList, i int, g session.Group) (_
 	}
 	return layer.Diff(lower, upper), release, nil
 }
-

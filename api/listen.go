@@ -1,0 +1,138 @@
+package api
+
+import (
+	"bufio"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+)
+
+// Server answers both protocols on one listener: HTTP/1 goes to the Engine API and HTTP/2 with
+// prior knowledge to BuildKit's gRPC.
+type Server struct {
+	l      net.Listener
+	http   *http.Server
+	grpc   *grpc.Server
+	toHTTP *handoff
+	toGRPC *handoff
+	active atomic.Int64
+	wg     sync.WaitGroup
+}
+
+// Serve starts to answer on l, which the server owns from now on.
+func Serve(l net.Listener, h http.Handler, g *grpc.Server) *Server {
+	s := &Server{
+		l: l, grpc: g, toHTTP: newHandoff(l.Addr()), toGRPC: newHandoff(l.Addr()),
+		http: &http.Server{Handler: h, ReadHeaderTimeout: time.Minute},
+	}
+	s.wg.Go(func() { _ = s.http.Serve(s.toHTTP) })
+	s.wg.Go(func() { _ = s.grpc.Serve(s.toGRPC) })
+	s.wg.Go(s.accept)
+	return s
+}
+
+// Active is the number of open connections.
+func (s *Server) Active() int { return int(s.active.Load()) }
+
+// Close ends every connection and waits until no handler is left to accept.
+func (s *Server) Close() {
+	s.l.Close()
+	s.toHTTP.Close()
+	s.toGRPC.Close()
+	_ = s.http.Close()
+	s.grpc.Stop()
+	s.wg.Wait()
+}
+
+func (s *Server) accept() {
+	for {
+		c, err := s.l.Accept()
+		if err != nil {
+			if errors.Is(err, net.ErrClosed) {
+				return
+			}
+			time.Sleep(10 * time.Millisecond) // out of file descriptors, say: others are closing
+			continue
+		}
+		s.active.Add(1)
+		go s.dispatch(&conn{Conn: c, r: bufio.NewReader(c), closed: func() { s.active.Add(-1) }})
+	}
+}
+
+// dispatch looks at the first bytes: a gRPC client opens with "PRI * HTTP/2.0".
+func (s *Server) dispatch(c *conn) {
+	head, err := c.r.Peek(3)
+	switch {
+	case err != nil && !(errors.Is(err, io.EOF) && len(head) > 0):
+		c.Close()
+	case string(head) == "PRI":
+		s.toGRPC.offer(c)
+	default:
+		s.toHTTP.offer(c)
+	}
+}
+
+// conn is a connection whose first bytes were looked at.
+type conn struct {
+	net.Conn
+	r      *bufio.Reader
+	once   sync.Once
+	closed func()
+}
+
+func (c *conn) Read(p []byte) (int, error) { return c.r.Read(p) }
+
+func (c *conn) Close() error {
+	c.once.Do(c.closed)
+	return c.Conn.Close()
+}
+
+// CloseWrite lets a hijacking handler end its direction alone.
+func (c *conn) CloseWrite() error {
+	if w, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return w.CloseWrite()
+	}
+	return nil
+}
+
+// handoff is a listener fed by another.
+type handoff struct {
+	addr  net.Addr
+	conns chan net.Conn
+	done  chan struct{}
+	once  sync.Once
+}
+
+func newHandoff(a net.Addr) *handoff {
+	return &handoff{addr: a, conns: make(chan net.Conn), done: make(chan struct{})}
+}
+
+func (h *handoff) offer(c net.Conn) {
+	select {
+	case h.conns <- c:
+	case <-h.done:
+		c.Close()
+	}
+}
+
+func (h *handoff) Accept() (net.Conn, error) {
+	select {
+	case c := <-h.conns:
+		return c, nil
+	case <-h.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (h *handoff) Close() error {
+	h.once.Do(func() { close(h.done) })
+	return nil
+}
+
+func (h *handoff) Addr() net.Addr { return h.addr }

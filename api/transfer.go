@@ -1,0 +1,181 @@
+package api
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
+	"github.com/distribution/reference"
+	"github.com/moby/moby/api/types/jsonstream"
+	"github.com/moby/moby/api/types/registry"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/gantry-build/gantry/exporter/rootfs"
+	"github.com/gantry-build/gantry/exporter/transfer"
+)
+
+// create pulls an image, or imports one from the request's body.
+func (i *Images) create(w http.ResponseWriter, r *http.Request) error {
+	q := r.URL.Query()
+	p, err := platformOf(r)
+	if err != nil {
+		return err
+	}
+	if from := q.Get("fromSrc"); from != "" {
+		return i.importTar(w, r, from, p)
+	}
+	name, err := fullName(q.Get("fromImage"), q.Get("tag"))
+	if err != nil {
+		return err
+	}
+	creds, err := credentials(r)
+	if err != nil {
+		return err
+	}
+	named, _ := reference.ParseNormalizedNamed(name)
+	out := newStream(w)
+	tag := "latest"
+	if t, ok := named.(reference.Tagged); ok {
+		tag = t.Tag()
+	}
+	out.send(jsonstream.Message{ID: tag, Status: "Pulling from " + reference.Path(named)})
+	img, err := i.Mover.Pull(r.Context(), name, p, creds, out.layer)
+	if err != nil {
+		return out.fail(err)
+	}
+	out.send(jsonstream.Message{Status: "Digest: " + img.Target.Digest.String()})
+	out.send(jsonstream.Message{Status: "Status: Downloaded newer image for " + reference.FamiliarString(named)})
+	return nil
+}
+
+func (i *Images) importTar(w http.ResponseWriter, r *http.Request, from string, p *ocispec.Platform) error {
+	q := r.URL.Query()
+	if from != "-" {
+		return fmt.Errorf("importing from a URL is not supported; download %s and import the file: %w", from, errdefs.ErrInvalidArgument)
+	}
+	if len(q["changes"]) > 0 {
+		return fmt.Errorf("import --change is not supported; build FROM the imported image instead: %w", errdefs.ErrInvalidArgument)
+	}
+	if q.Get("repo") == "" {
+		return fmt.Errorf("import needs a name for the image: %w", errdefs.ErrInvalidArgument)
+	}
+	name, err := fullName(q.Get("repo"), q.Get("tag"))
+	if err != nil {
+		return err
+	}
+	o := rootfs.Options{Name: name, Platform: platforms.DefaultSpec(), Message: q.Get("message")}
+	if p != nil {
+		o.Platform = *p
+	}
+	if o.Message == "" {
+		o.Message = "Imported from -"
+	}
+	target, err := rootfs.Import(r.Context(), i.Store, r.Body, o)
+	if err != nil {
+		return err
+	}
+	out := newStream(w)
+	out.send(jsonstream.Message{Status: target.Digest.String()})
+	return nil
+}
+
+func (i *Images) push(w http.ResponseWriter, r *http.Request, repo string) error {
+	p, err := platformOf(r)
+	if err != nil {
+		return err
+	}
+	name, err := fullName(repo, r.FormValue("tag"))
+	if err != nil {
+		return err
+	}
+	creds, err := credentials(r)
+	if err != nil {
+		return err
+	}
+	if _, err := i.Store.Lookup(in(r.Context()), name); errdefs.IsNotFound(err) {
+		return fmt.Errorf("An image does not exist locally with the tag: %s: %w", strings.SplitN(repo, ":", 2)[0], errdefs.ErrNotFound) //nolint:staticcheck // Docker's text
+	} else if err != nil {
+		return err
+	}
+	out := newStream(w)
+	named, _ := reference.ParseNormalizedNamed(name)
+	out.send(jsonstream.Message{Status: fmt.Sprintf("The push refers to repository [%s]", named.Name())})
+	target, err := i.Mover.Push(r.Context(), name, p, creds, out.layer)
+	if err != nil {
+		return out.fail(err)
+	}
+	tag := "latest"
+	if t, ok := named.(reference.Tagged); ok {
+		tag = t.Tag()
+	}
+	out.send(jsonstream.Message{Status: fmt.Sprintf("%s: digest: %s size: %d", tag, target.Digest, target.Size)})
+	return nil
+}
+
+// auth checks a user's password at a registry, for `login`.
+func (i *Images) auth(w http.ResponseWriter, r *http.Request) error {
+	var c registry.AuthConfig
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<20)).Decode(&c); err != nil {
+		return fmt.Errorf("reading credentials: %w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	host := strings.TrimSuffix(strings.TrimPrefix(strings.TrimPrefix(c.ServerAddress, "https://"), "http://"), "/")
+	if host == "" || host == "index.docker.io/v1" {
+		host = "docker.io"
+	}
+	if err := i.Login(r.Context(), host, transfer.Credentials{Username: c.Username, Password: c.Password, IdentityToken: c.IdentityToken}); err != nil {
+		return fmt.Errorf("%w: %w", err, errdefs.ErrUnauthenticated)
+	}
+	return writeJSON(w, http.StatusOK, registry.AuthResponse{Status: "Login Succeeded"})
+}
+
+// credentials reads the header X-Registry-Auth.
+func credentials(r *http.Request) (transfer.Credentials, error) {
+	var c registry.AuthConfig
+	h := r.Header.Get("X-Registry-Auth")
+	if h == "" {
+		return transfer.Credentials{}, nil
+	}
+	dt, err := base64.URLEncoding.DecodeString(h)
+	if err == nil && len(dt) > 0 {
+		err = json.Unmarshal(dt, &c)
+	}
+	if err != nil {
+		return transfer.Credentials{}, fmt.Errorf("header X-Registry-Auth: %w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	return transfer.Credentials{Username: c.Username, Password: c.Password, IdentityToken: c.IdentityToken}, nil
+}
+
+// stream sends JSON messages as they come; it is safe for concurrent use.
+type stream struct {
+	mu sync.Mutex
+	w  http.ResponseWriter
+	e  *json.Encoder
+}
+
+func newStream(w http.ResponseWriter) *stream {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(http.StatusOK)
+	return &stream{w: w, e: json.NewEncoder(w)}
+}
+
+func (s *stream) send(m jsonstream.Message) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_ = s.e.Encode(m) // the client may have gone
+	if f, ok := s.w.(http.Flusher); ok {
+		f.Flush()
+	}
+}
+
+func (s *stream) layer(id, status string) { s.send(jsonstream.Message{ID: id, Status: status}) }
+
+// fail ends the stream with an error: the status line is sent already.
+func (s *stream) fail(err error) error {
+	s.send(jsonstream.Message{Error: &jsonstream.Error{Message: err.Error()}})
+	return nil
+}

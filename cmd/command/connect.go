@@ -1,0 +1,167 @@
+package command
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/moby/buildkit/client"
+	moby "github.com/moby/moby/client"
+	"golang.org/x/sys/unix"
+
+	"github.com/gantry-build/gantry/cache"
+)
+
+// startTimeout is how long a CLI waits for a daemon that someone is starting.
+const startTimeout = 30 * time.Second
+
+// connect makes sure that a daemon answers on the socket, starting one when none does.
+func (p *place) connect(ctx context.Context) error {
+	if p.answers() {
+		return nil
+	}
+	unlock, err := p.starter()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if p.answers() { // another one has started it while we waited
+		return nil
+	}
+	err = p.start(ctx)
+	if err != nil && strings.Contains(err.Error(), cache.ErrLocked.Error()) {
+		return p.await(ctx, err) // a daemon that is not of our making is on its way, or on another socket
+	}
+	return err
+}
+
+func (p *place) answers() bool {
+	c, err := net.DialTimeout("unix", p.Socket(), time.Second)
+	if err != nil {
+		return false
+	}
+	c.Close()
+	return true
+}
+
+// starter waits for its turn to start a daemon: of ten CLIs one starts, the others find it running.
+func (p *place) starter() (unlock func(), err error) {
+	if err := os.MkdirAll(p.State(), 0o711); err != nil {
+		return nil, fmt.Errorf("no daemon answers at %s, and none can be started: %w%s", p.Socket(), err, asRoot())
+	}
+	f, err := os.OpenFile(filepath.Join(p.State(), "start.lock"), os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("no daemon answers at %s, and none can be started: %w%s", p.Socket(), err, asRoot())
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return func() { f.Close() }, nil
+}
+
+func asRoot() string {
+	if os.Getuid() == 0 {
+		return ""
+	}
+	return "; run it as root (sudo gantry ...)"
+}
+
+// start runs `gantry daemon` in the background and returns when it is ready, or with the cause of
+// its failure, which comes through a pipe.
+func (p *place) start(ctx context.Context) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	cmd := exec.Command(self, "daemon", "--auto", "--root", p.Root(), "--socket", p.Socket())
+	if p.config != "" {
+		cmd.Args = append(cmd.Args, "--config", p.config)
+	}
+	if p.debug {
+		cmd.Args = append(cmd.Args, "--debug")
+	}
+	cmd.ExtraFiles = []*os.File{w}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	cmd.Dir = "/"
+	if err := cmd.Start(); err != nil {
+		w.Close()
+		return fmt.Errorf("starting the daemon: %w", err)
+	}
+	w.Close()
+	exited := make(chan error, 1)
+	go func() { exited <- cmd.Wait() }()
+	said := make(chan []byte, 1)
+	go func() {
+		b, _ := io.ReadAll(io.LimitReader(r, 64<<10))
+		said <- b
+	}()
+	select {
+	case b := <-said:
+		if string(b) == readyWord {
+			return nil
+		}
+		if msg := bytes.TrimSpace(b); len(msg) > 0 {
+			return fmt.Errorf("the daemon did not start: %s", msg)
+		}
+		return fmt.Errorf("the daemon did not start: %w; see %s", <-exited, p.logFile())
+	case <-time.After(startTimeout):
+		return fmt.Errorf("the daemon is not ready after %v; see %s", startTimeout, p.logFile())
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// readyWord is what a daemon says on its pipe when it answers.
+const readyWord = "ready\n"
+
+func (p *place) logFile() string { return filepath.Join(p.Root(), "daemon.log") }
+
+func (p *place) await(ctx context.Context, cause error) error {
+	end := time.Now().Add(10 * time.Second)
+	for time.Now().Before(end) {
+		if p.answers() {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	return fmt.Errorf("%w, and it does not answer at %s", cause, p.Socket())
+}
+
+// engine returns a client of the Engine API.
+func (p *place) engine() (*moby.Client, error) {
+	return moby.New(moby.WithHost("unix://" + p.Socket()))
+}
+
+// builder returns a client of BuildKit's API. Its sessions go over connections of their own, which
+// saves the context's bytes a second framing.
+func (p *place) builder(ctx context.Context) (*client.Client, error) {
+	engine, err := p.engine()
+	if err != nil {
+		return nil, err
+	}
+	return client.New(ctx, "unix://"+p.Socket(), client.WithSessionDialer(
+		func(ctx context.Context, proto string, meta map[string][]string) (net.Conn, error) {
+			return engine.DialHijack(ctx, "/session", proto, meta)
+		}))
+}
+
+var errNoDaemon = errors.New("no daemon is running")

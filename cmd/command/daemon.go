@@ -1,0 +1,227 @@
+package command
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+)
+
+type daemonOptions struct {
+	auto bool          // started by a CLI: tells it how the start went, and ends when idle
+	idle time.Duration // how long nothing has to happen for that
+}
+
+func daemonCommand(at *place) *cobra.Command {
+	o := daemonOptions{}
+	cmd := &cobra.Command{
+		Use:     "daemon [OPTIONS]",
+		GroupID: "host",
+		Short:   "Run the daemon in the foreground; any other command starts one when none runs",
+		Args:    cobra.NoArgs,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return runDaemon(cmd.Context(), at, o) },
+	}
+	f := cmd.Flags()
+	f.BoolVar(&o.auto, "auto", false, "")
+	_ = f.MarkHidden("auto")
+	f.DurationVar(&o.idle, "idle", idleDefault(), "how long a daemon that a command has started stays with nothing to do (env GANTRY_IDLE)")
+	cmd.AddCommand(daemonStatus(at), daemonStop(at))
+	return cmd
+}
+
+func idleDefault() time.Duration {
+	if d, err := time.ParseDuration(os.Getenv("GANTRY_IDLE")); err == nil && d > 0 {
+		return d
+	}
+	return 10 * time.Minute
+}
+
+// runDaemon is the daemon's life. An auto-started one reports to its starter on file descriptor 3.
+func runDaemon(ctx context.Context, at *place, o daemonOptions) (err error) {
+	tell := io.Writer(io.Discard)
+	if o.auto {
+		pipe := os.NewFile(3, "starter")
+		defer pipe.Close()
+		unix.CloseOnExec(3)
+		tell = pipe
+	}
+	ready := false
+	defer func() {
+		if err != nil && !ready {
+			fmt.Fprint(tell, err)
+		}
+	}()
+	log, err := daemonLog(at, o.auto)
+	if err != nil {
+		return err
+	}
+	begin := time.Now()
+	d, err := openDaemon(ctx, at, log)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	fmt.Fprint(tell, readyWord)
+	if c, ok := tell.(io.Closer); ok {
+		c.Close() // the starter waits for the end of the stream
+	}
+	ready = true
+	log.Info("ready", "socket", at.Socket(), "root", at.Root(), "version", Version, "took", time.Since(begin).Round(time.Millisecond))
+	if !o.auto {
+		o.idle = 0
+	}
+	cause := d.wait(ctx, o.idle)
+	log.Info("stopping", "cause", cause)
+	return nil
+}
+
+// daemonLog writes to stderr, or to a file below the data root when a CLI is the parent.
+func daemonLog(at *place, toFile bool) (*slog.Logger, error) {
+	level := slog.LevelInfo
+	if at.debug {
+		level = slog.LevelDebug
+	}
+	var w io.Writer = os.Stderr
+	if toFile {
+		if err := os.MkdirAll(at.Root(), 0o711); err != nil {
+			return nil, fmt.Errorf("data root: %w%s", err, asRoot())
+		}
+		f, err := os.OpenFile(at.logFile(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+		if err != nil {
+			return nil, err
+		}
+		// A crash of the runtime prints on the file descriptors, not through slog.
+		if err := unix.Dup2(int(f.Fd()), 2); err != nil {
+			return nil, err
+		}
+		w = f
+	}
+	log := slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level}))
+	slog.SetDefault(log)
+	routeLogrus(log, at.debug)
+	return log, nil
+}
+
+// status is what GET /gantry/status answers.
+type status struct {
+	PID        int       `json:"pid"`
+	Version    string    `json:"version"`
+	Root       string    `json:"root"`
+	Socket     string    `json:"socket"`
+	Since      time.Time `json:"since"`
+	Containers int       `json:"containers"` // running
+	Platforms  []string  `json:"platforms"`
+}
+
+func daemonStatus(at *place) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show whether the daemon runs; exit code 1 when it does not",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := at.status(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return json.NewEncoder(cmd.OutOrStdout()).Encode(s)
+			}
+			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 8, 2, ' ', 0)
+			fmt.Fprintf(w, "PID\t%d\nVersion\t%s\nRoot\t%s\nSocket\t%s\nUp for\t%s\nRunning containers\t%d\nPlatforms\t%s\n",
+				s.PID, s.Version, s.Root, s.Socket, time.Since(s.Since).Round(time.Second), s.Containers, strings.Join(s.Platforms, ", "))
+			return w.Flush()
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
+	return cmd
+}
+
+func daemonStop(at *place) *cobra.Command {
+	return &cobra.Command{
+		Use:   "stop",
+		Short: "Stop the daemon; running containers stay",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := at.status(cmd.Context())
+			if errors.Is(err, errNoDaemon) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			if err := at.call(cmd.Context(), http.MethodPost, "/gantry/stop", nil); err != nil {
+				return err
+			}
+			return at.gone(cmd.Context(), s.PID)
+		},
+	}
+}
+
+func (p *place) status(ctx context.Context) (status, error) {
+	var s status
+	if !p.answers() {
+		return s, fmt.Errorf("%w at %s", errNoDaemon, p.Socket())
+	}
+	err := p.call(ctx, http.MethodGet, "/gantry/status", &s)
+	return s, err
+}
+
+// call asks the daemon over its socket and decodes the answer into v.
+func (p *place) call(ctx context.Context, method, path string, v any) error {
+	c := &http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", p.Socket())
+		},
+		DisableKeepAlives: true,
+	}}
+	req, err := http.NewRequestWithContext(ctx, method, "http://gantry"+path, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := c.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode/100 != 2 {
+		b, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
+		return fmt.Errorf("the daemon answered %s: %s", resp.Status, b)
+	}
+	if v == nil {
+		return nil
+	}
+	return json.NewDecoder(resp.Body).Decode(v)
+}
+
+// gone waits until the data root is free again.
+func (p *place) gone(ctx context.Context, pid int) error {
+	f, err := os.Open(filepath.Join(p.Root(), "lock"))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); {
+		if unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB) == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	return fmt.Errorf("the daemon (pid %d) has not ended after 20s; see %s", pid, p.logFile())
+}

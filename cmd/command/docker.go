@@ -1,0 +1,56 @@
+package command
+
+import (
+	"slices"
+
+	"github.com/docker/cli/cli/command"
+	"github.com/docker/cli/cli/command/commands"
+	cliflags "github.com/docker/cli/cli/flags"
+	"github.com/spf13/cobra"
+)
+
+// mounted are the Docker CLI's verbs that the daemon answers. Their flags, output and exit codes
+// are the Docker CLI's own.
+var mounted = []string{
+	"run", "create", "start", "stop", "restart", "kill", "rm", "ps", "logs", "attach", "wait", "exec", "inspect",
+	"pause", "unpause", "rename", "top", "port", "events",
+	"images", "tag", "rmi", "pull", "push", "import", "history", "login", "logout", "info", "version",
+	"container", "image",
+}
+
+// mountDocker adds them to root. The daemon is started before the first of them runs.
+func mountDocker(root *cobra.Command, at *place) {
+	docker, err := command.NewDockerCli(command.WithStandardStreams())
+	if err != nil {
+		return // it fails for unknown options only
+	}
+	all := &cobra.Command{Use: "docker"}
+	commands.AddCommands(all, docker)
+	for _, cmd := range all.Commands() {
+		if !slices.Contains(mounted, cmd.Name()) {
+			continue
+		}
+		all.RemoveCommand(cmd)
+		cmd.GroupID = "run"
+		prepare(cmd, docker, at)
+		root.AddCommand(cmd)
+	}
+}
+
+func prepare(cmd *cobra.Command, docker *command.DockerCli, at *place) {
+	var plainHTTP []string
+	if cmd.Name() == "push" || cmd.Name() == "pull" {
+		registryHTTPFlag(cmd.Flags(), &plainHTTP)
+	}
+	cmd.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
+		if err := allowHTTP(at, plainHTTP); err != nil {
+			return err
+		}
+		if err := at.connect(cmd.Context()); err != nil {
+			return err
+		}
+		opts := cliflags.NewClientOptions()
+		opts.Hosts = []string{"unix://" + at.Socket()}
+		return docker.Initialize(opts)
+	}
+}

@@ -1,0 +1,130 @@
+package command
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/gantry-build/gantry/exporter/trust"
+	"github.com/gantry-build/gantry/registry"
+)
+
+func registryCommand(at *place) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "registry",
+		GroupID: "build",
+		Short:   "Serve a registry, and say which registries to trust",
+		Args:    cobra.NoArgs,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(registryServe(at), registryTrust(at))
+	return cmd
+}
+
+func registryServe(at *place) *cobra.Command {
+	var o registry.Options
+	cmd := &cobra.Command{
+		Use:     "serve [OPTIONS]",
+		Short:   "Run a registry until it is stopped",
+		Args:    cobra.NoArgs,
+		Example: "  gantry registry serve --tls\n  gantry registry serve --addr 127.0.0.1:5000",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			o.Root = filepath.Join(at.Root(), "registry")
+			s, err := registry.Start(cmd.Context(), o)
+			if err != nil {
+				return err
+			}
+			announce(cmd, s, o)
+			return s.Wait()
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.Addr, "addr", ":5000", "address to listen on")
+	f.BoolVar(&o.TLS, "tls", false, "serve HTTPS with a certificate of an own authority, which is made on first use")
+	f.StringArrayVar(&o.Hosts, "host", nil, "further name or address of this machine for the certificate")
+	return cmd
+}
+
+// announce prints where the registry is and, with TLS, the one line that another machine needs.
+func announce(cmd *cobra.Command, s *registry.Server, o registry.Options) {
+	scheme := "http"
+	if o.TLS {
+		scheme = "https"
+	}
+	out := cmd.ErrOrStderr()
+	fmt.Fprintf(out, "gantry: registry at %s://%s\n", scheme, s.Addr())
+	if !o.TLS {
+		return
+	}
+	_, fingerprint := s.CA()
+	_, port, _ := net.SplitHostPort(s.Addr().String())
+	name, err := os.Hostname()
+	if err != nil {
+		name = "HOST"
+	}
+	fmt.Fprintf(out, "gantry: on another machine run: gantry registry trust %s --fingerprint %s\n", net.JoinHostPort(name, port), fingerprint)
+}
+
+func registryTrust(at *place) *cobra.Command {
+	var file, want string
+	cmd := &cobra.Command{
+		Use:   "trust HOST[:PORT] [OPTIONS]",
+		Short: "Trust the authority that has signed a registry's certificate",
+		Long: `Trust the authority that has signed a registry's certificate, for that registry only.
+
+The authority comes from a file, or from the registry itself; then its fingerprint, which the
+registry's machine prints, must be given.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			host := args[0]
+			pem, err := authority(cmd, host, file, want)
+			if err != nil {
+				return err
+			}
+			if err := trust.New(trust.Options{Root: at.Root()}).TrustCA(host, pem); err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.ErrOrStderr(), "gantry: registry %s is trusted\n", host)
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&file, "ca", "", "file with the authority's certificate, as PEM")
+	cmd.Flags().StringVar(&want, "fingerprint", "", "sha256:... of the authority's certificate")
+	return cmd
+}
+
+func authority(cmd *cobra.Command, host, file, want string) ([]byte, error) {
+	if file != "" {
+		return os.ReadFile(file)
+	}
+	pem, got, err := trust.FetchCA(cmd.Context(), host)
+	if err != nil {
+		return nil, trust.Explain(host, err)
+	}
+	if want == "" {
+		return nil, fmt.Errorf("registry %s shows an authority with fingerprint %s; if the registry's own machine prints the same, run: gantry registry trust %s --fingerprint %s", host, got, host, got)
+	}
+	if !strings.EqualFold(strings.TrimPrefix(want, "sha256:"), strings.TrimPrefix(got, "sha256:")) {
+		return nil, fmt.Errorf("registry %s shows an authority with fingerprint %s, not %s; nothing was changed", host, got, want)
+	}
+	return pem, nil
+}
+
+func registryHTTPFlag(f *pflag.FlagSet, hosts *[]string) {
+	f.StringArrayVar(hosts, "registry-http", nil, "registry HOST[:PORT] that speaks plain HTTP; kept for later commands")
+}
+
+func allowHTTP(at *place, hosts []string) error {
+	s := trust.New(trust.Options{Root: at.Root()})
+	for _, h := range hosts {
+		if err := s.AllowHTTP(h); err != nil {
+			return err
+		}
+	}
+	return nil
+}

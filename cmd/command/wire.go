@@ -1,0 +1,289 @@
+package command
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/containerd/platforms"
+	"github.com/moby/buildkit/cmd/buildkitd/config"
+	"github.com/moby/buildkit/exporter"
+	"github.com/moby/buildkit/worker/base"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/gantry-build/gantry/api"
+	"github.com/gantry-build/gantry/cache"
+	"github.com/gantry-build/gantry/cache/shim"
+	"github.com/gantry-build/gantry/exporter/image"
+	"github.com/gantry-build/gantry/exporter/transfer"
+	"github.com/gantry-build/gantry/exporter/trust"
+	"github.com/gantry-build/gantry/internal/payload"
+	"github.com/gantry-build/gantry/qemu"
+	"github.com/gantry-build/gantry/runner"
+	"github.com/gantry-build/gantry/runner/network"
+	"github.com/gantry-build/gantry/solver"
+)
+
+// daemon is every room, started and wired.
+type daemon struct {
+	at      *place
+	log     *slog.Logger
+	since   time.Time
+	qemu    *qemu.Machine
+	store   *cache.Store
+	solver  *solver.Solver
+	runner  *runner.Manager
+	server  *api.Server
+	stop    chan struct{} // closed by the first request to stop
+	closers []func()      // in the order of opening
+}
+
+// openDaemon starts the rooms from the store upwards and returns when the socket answers. On
+// failure everything that was started is closed again.
+func openDaemon(ctx context.Context, at *place, log *slog.Logger) (d *daemon, err error) {
+	if os.Getuid() != 0 {
+		return nil, errors.New("the daemon needs root (it mounts, and makes namespaces); run it as root")
+	}
+	d = &daemon{at: at, log: log, since: time.Now(), stop: make(chan struct{}, 1)}
+	defer func() {
+		if err != nil {
+			d.Close()
+		}
+	}()
+	cfg, err := loadConfig(at)
+	if err != nil {
+		return nil, err
+	}
+	unlock, err := cache.Lock(at.Root())
+	if err != nil {
+		return nil, err
+	}
+	d.closers = append(d.closers, unlock)
+	if err := os.MkdirAll(at.State(), 0o711); err != nil {
+		return nil, err
+	}
+	bin := filepath.Join(at.Root(), "bin")
+	runc, err := payload.Extract(bin, "runc")
+	if err != nil {
+		return nil, err
+	}
+	if d.qemu, err = qemu.Start(ctx, qemu.Options{Emulators: carriedEmulators(bin), Log: log}); err != nil {
+		return nil, err
+	}
+	d.closers = append(d.closers, func() { _ = d.qemu.Close() })
+	if err := d.openStore(ctx, bin, runc); err != nil {
+		return nil, err
+	}
+	trusted := trust.New(trust.Options{Root: at.Root(), Static: cfg.Registries, Log: log})
+	var eg errgroup.Group // the one restores containers while the other opens databases
+	eg.Go(func() error { return d.openSolver(ctx, cfg, runc, trusted) })
+	eg.Go(func() error { return d.openRunner(ctx) })
+	if err := eg.Wait(); err != nil {
+		return nil, err
+	}
+	return d, d.listen(trusted)
+}
+
+func loadConfig(at *place) (*config.Config, error) {
+	path := at.config
+	if path == "" {
+		path = defaultConfig
+	}
+	cfg, err := config.LoadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("configuration file %s: %w", path, err)
+	}
+	if at.config != "" {
+		if _, err := os.Stat(at.config); err != nil {
+			return nil, fmt.Errorf("configuration file: %w", err)
+		}
+	}
+	return &cfg, nil
+}
+
+// carriedEmulators unpacks the emulators that this binary carries. One that can't be had is left
+// out, and its platform is refused with a reason when it is asked for.
+func carriedEmulators(bin string) map[string]qemu.Emulator {
+	found := map[string]qemu.Emulator{}
+	for _, arch := range []string{"arm", "arm64", "amd64"} {
+		name := qemu.Program(arch)
+		if path, err := payload.Extract(bin, name); err == nil {
+			found[arch] = qemu.Emulator{Path: path, Version: payload.Version(name)}
+		}
+	}
+	return found
+}
+
+func (d *daemon) openStore(ctx context.Context, bin, runc string) (err error) {
+	link, err := shimLink(bin)
+	if err != nil {
+		return err
+	}
+	d.store, err = cache.Start(ctx, cache.Options{
+		Root: filepath.Join(d.at.Root(), "store"), State: filepath.Join(d.at.State(), "store"), Shim: link, Runc: runc,
+	})
+	if err != nil {
+		return err
+	}
+	d.closers = append(d.closers, d.store.Close)
+	return nil
+}
+
+// shimLink keeps a link under the shim's name to this program: running containers remember the
+// path, so it stays the same when the program is replaced.
+func shimLink(bin string) (string, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	link := filepath.Join(bin, shim.Name)
+	if to, err := os.Readlink(link); err == nil && to == self {
+		return link, nil
+	}
+	tmp := link + ".new"
+	_ = os.Remove(tmp)
+	if err := os.Symlink(self, tmp); err != nil {
+		return "", err
+	}
+	return link, os.Rename(tmp, link)
+}
+
+func (d *daemon) openSolver(ctx context.Context, cfg *config.Config, runc string, trusted *trust.Store) (err error) {
+	d.solver, err = solver.Start(ctx, solver.Options{
+		Root: filepath.Join(d.at.Root(), "solver"), Store: d.store, Runc: runc, Config: cfg, Version: Version,
+		Platforms: emulation{d.qemu}, Hosts: trusted.Hosts,
+		Image: func(stock exporter.Exporter, w *base.Worker) exporter.Exporter {
+			return image.New(image.Options{Stock: stock, Store: d.store, Content: w.ContentStore(), Leases: w.LeaseManager()})
+		},
+	})
+	if err != nil {
+		return err
+	}
+	d.closers = append(d.closers, func() { _ = d.solver.Close() })
+	return nil
+}
+
+// emulation is the qemu room as the solver sees it.
+type emulation struct{ *qemu.Machine }
+
+func (e emulation) Edit(p ocispec.Platform, s *specs.Spec) (bool, error) {
+	way, err := e.Way(p)
+	if err != nil {
+		return false, err
+	}
+	return way.Mode == qemu.Emulated, way.Edit(s)
+}
+
+func (d *daemon) openRunner(ctx context.Context) error {
+	bridge, table := "gantry0", "gantry"
+	if m := d.at.mark(); m != "" {
+		bridge, table = "gty-"+m, "gantry_"+m
+	}
+	net, err := network.Open(ctx, network.Options{Name: bridge, Table: table, State: filepath.Join(d.at.Root(), "network")})
+	if err != nil {
+		return err
+	}
+	d.runner, err = runner.Start(ctx, runner.Options{
+		Root: d.at.Root(), State: filepath.Join(d.at.State(), "runner"), Store: d.store, Qemu: d.qemu, Network: net, Log: d.log,
+	})
+	if err != nil {
+		return err
+	}
+	d.closers = append(d.closers, func() { _ = d.runner.Close() })
+	return nil
+}
+
+func (d *daemon) listen(trusted *trust.Store) error {
+	mover := &transfer.Mover{Store: d.store, Hosts: trusted.Hosts}
+	images := &api.Images{Store: d.store, Mover: mover, Login: mover.Login, Users: d.runner.Users}
+	build := &api.Build{Sessions: d.solver.Sessions, GRPC: d.solver.Server}
+	handler := api.New(api.Options{
+		Runner: d.runner, Version: Version, Root: d.at.Root(),
+		Extra: []func(*api.Router){images.Routes, build.Routes, d.routes},
+	})
+	l, err := listenUnix(d.at.Socket())
+	if err != nil {
+		return err
+	}
+	d.server = api.Serve(l, handler, d.solver.Server)
+	d.closers = append(d.closers, d.server.Close)
+	return nil
+}
+
+// listenUnix binds the socket in place of a dead daemon's.
+func listenUnix(path string) (net.Listener, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
+		return nil, err
+	}
+	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
+		c.Close()
+		return nil, fmt.Errorf("socket %s: another daemon answers there; choose one with --socket", path)
+	}
+	_ = os.Remove(path)
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("socket %s: %w", path, err)
+	}
+	return l, os.Chmod(path, 0o660)
+}
+
+// routes are gantry's own endpoints.
+func (d *daemon) routes(r *api.Router) {
+	r.Handle(http.MethodGet, "/gantry/status", func(w http.ResponseWriter, _ *http.Request) error {
+		s := status{
+			PID: os.Getpid(), Version: Version, Root: d.at.Root(), Socket: d.at.Socket(), Since: d.since, Containers: d.runner.Running(),
+		}
+		for _, p := range d.qemu.Platforms() {
+			s.Platforms = append(s.Platforms, platforms.Format(p))
+		}
+		return json.NewEncoder(w).Encode(s)
+	})
+	r.Handle(http.MethodPost, "/gantry/stop", func(w http.ResponseWriter, _ *http.Request) error {
+		select {
+		case d.stop <- struct{}{}:
+		default:
+		}
+		w.WriteHeader(http.StatusAccepted)
+		return nil
+	})
+}
+
+// wait returns why the daemon should end: a signal, a request, or, when idle is set, that long
+// without a connection and a running container.
+func (d *daemon) wait(ctx context.Context, idle time.Duration) string {
+	tick := time.NewTicker(max(idle/10, 50*time.Millisecond))
+	defer tick.Stop()
+	last := time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx).Error()
+		case <-d.stop:
+			return "asked to"
+		case now := <-tick.C:
+			if d.server.Active() > 0 || d.runner.Running() > 0 {
+				last = now
+			}
+			if idle > 0 && now.Sub(last) > idle {
+				return "idle"
+			}
+		}
+	}
+}
+
+// Close ends the rooms in the reverse order of their opening.
+func (d *daemon) Close() {
+	for i := len(d.closers) - 1; i >= 0; i-- {
+		d.closers[i]()
+	}
+	d.closers = nil
+}

@@ -1,0 +1,64 @@
+// Package ui is the law of output: stdout has what a script composes (digests, ids, tables), stderr
+// has progress and messages, which begin with "gantry:", in lower case, without a full stop.
+package ui
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"regexp"
+	"strings"
+
+	"github.com/moby/buildkit/client"
+	"github.com/moby/buildkit/solver/errdefs"
+	"github.com/moby/buildkit/util/progress/progressui"
+)
+
+// Error prints err on w, after the lines of the Dockerfile that it is about.
+func Error(w io.Writer, err error) {
+	msg := strings.TrimSpace(err.Error())
+	for _, s := range errdefs.Sources(err) {
+		if s.Info == nil || len(s.Ranges) == 0 {
+			continue
+		}
+		fmt.Fprintln(w)
+		_ = s.Print(w)
+		fmt.Fprintln(w)
+		msg = fmt.Sprintf("%s:%d: %s", s.Info.Filename, s.Ranges[0].Start.Line, msg)
+		break
+	}
+	fmt.Fprintln(w, "gantry: "+tidy(msg))
+}
+
+// noise is what the layers between a user and a failing step add to its message.
+var noise = regexp.MustCompile(`^(\S+:\d+: )?((failed to solve|rpc error: code = \w+ desc =|dockerfile parse error on line \d+|failed to solve with frontend \S+): ?)+`)
+
+func tidy(msg string) string { return noise.ReplaceAllString(msg, "$1") }
+
+// Progress shows the steps of a build on stderr until ch is closed.
+func Progress(ctx context.Context, mode string, ch chan *client.SolveStatus) error {
+	if mode == "none" {
+		mode = string(progressui.QuietMode)
+	}
+	d, err := progressui.NewDisplay(os.Stderr, progressui.DisplayMode(mode))
+	if err != nil {
+		return err
+	}
+	_, err = d.UpdateFrom(context.WithoutCancel(ctx), ch)
+	return err
+}
+
+// Modes are the values of --progress.
+var Modes = []string{"auto", "plain", "tty", "quiet", "rawjson"}
+
+// CheckMode refuses other values.
+func CheckMode(mode string) error {
+	for _, m := range Modes {
+		if m == mode {
+			return nil
+		}
+	}
+	return errors.New("--progress " + mode + " is unknown; it is one of " + strings.Join(Modes, ", "))
+}

@@ -1,0 +1,195 @@
+// Package rootfs makes an image of a root file system's tar, one platform at a time. Platforms
+// imported under one name become one index.
+package rootfs
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/pkg/archive/compression"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/gantry-build/gantry/cache"
+	"github.com/gantry-build/gantry/exporter/layer"
+)
+
+// Options describe the image to make.
+type Options struct {
+	Name     string // full name, docker.io/library/debian:bookworm-slim
+	Platform ocispec.Platform
+	Message  string // the comment in the image's history
+	Config   ocispec.ImageConfig
+}
+
+// Import reads a tar (plain, gzip or zstd) to its end and records it as platform o.Platform of the
+// image o.Name; other platforms of that name stay. The same tar gives the same digests at any time:
+// the image is as old as its newest file. Input that is no tar, or ends early, leaves nothing behind.
+func Import(ctx context.Context, store *cache.Store, r io.Reader, o Options) (ocispec.Descriptor, error) {
+	ctx = namespaces.WithNamespace(ctx, cache.Namespace)
+	o.Platform = platforms.Normalize(o.Platform)
+	ctx, done, err := store.Client.WithLease(ctx)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	defer done(context.WithoutCancel(ctx))
+	im := &importer{cs: store.Client.ContentStore(), is: store.Client.ImageService()}
+	blob, created, err := im.layer(ctx, r)
+	if err != nil {
+		return ocispec.Descriptor{}, fmt.Errorf("import: %w", err)
+	}
+	manifest, err := im.manifest(ctx, o, blob, created)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	defer store.LockNames()()
+	return im.record(ctx, o.Name, manifest)
+}
+
+type importer struct {
+	cs content.Store
+	is images.Store
+}
+
+// layer compresses the tar into the store and returns the time of its newest file.
+func (im *importer) layer(ctx context.Context, r io.Reader) (ocispec.Descriptor, time.Time, error) {
+	plain, err := compression.DecompressStream(r)
+	if err != nil {
+		return ocispec.Descriptor{}, time.Time{}, fmt.Errorf("decompressing: %w", err)
+	}
+	defer plain.Close()
+	var newest time.Time
+	desc, err := layer.Gzip(ctx, im.cs, func(_ context.Context, w io.Writer) (err error) {
+		newest, err = copyTar(w, plain)
+		return err
+	})
+	return desc, newest, err
+}
+
+// copyTar copies a tar byte by byte and checks that it is a whole one.
+func copyTar(w io.Writer, r io.Reader) (newest time.Time, err error) {
+	through := io.TeeReader(r, w)
+	files := 0
+	for tr := tar.NewReader(through); ; files++ {
+		h, err := tr.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return newest, fmt.Errorf("input is not a whole tar archive (after %d files): %w: %w", files, err, errdefs.ErrInvalidArgument)
+		}
+		if h.ModTime.After(newest) {
+			newest = h.ModTime
+		}
+	}
+	if files == 0 {
+		return newest, fmt.Errorf("input is an empty tar archive, or none: %w", errdefs.ErrInvalidArgument)
+	}
+	_, err = io.Copy(io.Discard, through) // the padding belongs to the layer's digest
+	return newest, err
+}
+
+func (im *importer) manifest(ctx context.Context, o Options, blob ocispec.Descriptor, created time.Time) (ocispec.Descriptor, error) {
+	created = created.UTC().Truncate(time.Second)
+	cfg := ocispec.Image{
+		Created:  &created,
+		Platform: o.Platform,
+		Config:   o.Config,
+		RootFS:   ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{layer.DiffID(blob)}},
+		History:  []ocispec.History{{Created: &created, Comment: o.Message}},
+	}
+	config, err := im.put(ctx, ocispec.MediaTypeImageConfig, cfg, nil)
+	if err != nil {
+		return config, err
+	}
+	blob.Annotations = nil
+	m := ocispec.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2},
+		MediaType: ocispec.MediaTypeImageManifest,
+		Config:    config,
+		Layers:    []ocispec.Descriptor{blob},
+	}
+	desc, err := im.put(ctx, m.MediaType, m, refs(config, blob))
+	desc.Platform = &o.Platform
+	return desc, err
+}
+
+// record points name at an index of what it had and manifest.
+func (im *importer) record(ctx context.Context, name string, manifest ocispec.Descriptor) (ocispec.Descriptor, error) {
+	old, err := im.is.Get(ctx, name)
+	if err != nil && !errdefs.IsNotFound(err) {
+		return ocispec.Descriptor{}, err
+	}
+	others, err := im.others(ctx, old.Target, *manifest.Platform)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	idx := ocispec.Index{
+		Versioned: specs.Versioned{SchemaVersion: 2},
+		MediaType: ocispec.MediaTypeImageIndex,
+		Manifests: append(others, manifest),
+	}
+	target, err := im.put(ctx, idx.MediaType, idx, refs(idx.Manifests...))
+	if err != nil {
+		return target, err
+	}
+	img := images.Image{Name: name, Target: target}
+	if old.Name == "" {
+		_, err = im.is.Create(ctx, img)
+	} else {
+		_, err = im.is.Update(ctx, img, "target")
+	}
+	return target, err
+}
+
+// others returns the manifests below target that are for other platforms than p.
+func (im *importer) others(ctx context.Context, target ocispec.Descriptor, p ocispec.Platform) ([]ocispec.Descriptor, error) {
+	if target.Digest == "" || !images.IsIndexType(target.MediaType) {
+		return nil, nil
+	}
+	dt, err := content.ReadBlob(ctx, im.cs, target)
+	if err != nil {
+		return nil, err
+	}
+	var idx ocispec.Index
+	if err := json.Unmarshal(dt, &idx); err != nil {
+		return nil, err
+	}
+	var others []ocispec.Descriptor
+	for _, m := range idx.Manifests {
+		if m.Platform == nil || platforms.Format(platforms.Normalize(*m.Platform)) != platforms.Format(p) {
+			others = append(others, m)
+		}
+	}
+	return others, nil
+}
+
+func (im *importer) put(ctx context.Context, mediaType string, v any, labels map[string]string) (ocispec.Descriptor, error) {
+	dt, err := json.Marshal(v)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	d := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(dt), Size: int64(len(dt))}
+	return d, content.WriteBlob(ctx, im.cs, d.Digest.String(), bytes.NewReader(dt), d, content.WithLabels(labels))
+}
+
+// refs are the labels by which a blob keeps others.
+func refs(below ...ocispec.Descriptor) map[string]string {
+	labels := map[string]string{}
+	for i, d := range below {
+		labels[fmt.Sprintf("containerd.io/gc.ref.content.%d", i)] = d.Digest.String()
+	}
+	return labels
+}

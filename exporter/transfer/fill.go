@@ -1,0 +1,178 @@
+package transfer
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs"
+	"github.com/moby/buildkit/identity"
+	"github.com/opencontainers/go-digest"
+	ociidentity "github.com/opencontainers/image-spec/identity"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/gantry-build/gantry/cache"
+	"github.com/gantry-build/gantry/exporter/layer"
+)
+
+// fill gives every layer of the image its bytes. When a layer had none its manifest changes, and so
+// do the index and the record above it.
+func (m *Mover) fill(ctx context.Context, record images.Image) (ocispec.Descriptor, error) {
+	target, err := m.fillTarget(ctx, record.Target)
+	if err != nil || target.Digest == record.Target.Digest {
+		return target, err
+	}
+	record.Target = target
+	if _, err := m.Store.Client.ImageService().Update(ctx, record, "target"); err != nil {
+		return target, err
+	}
+	return target, nil
+}
+
+func (m *Mover) fillTarget(ctx context.Context, d ocispec.Descriptor) (ocispec.Descriptor, error) {
+	switch {
+	case images.IsIndexType(d.MediaType):
+		return m.fillIndex(ctx, d)
+	case images.IsManifestType(d.MediaType):
+		return m.fillManifest(ctx, d)
+	}
+	return d, nil
+}
+
+func (m *Mover) fillIndex(ctx context.Context, d ocispec.Descriptor) (ocispec.Descriptor, error) {
+	var idx ocispec.Index
+	if err := m.read(ctx, d, &idx); err != nil {
+		return d, err
+	}
+	moved := map[digest.Digest]digest.Digest{}
+	for i, child := range idx.Manifests {
+		filled, err := m.fillTarget(ctx, child)
+		if errdefs.IsNotFound(err) && !m.has(ctx, child) {
+			continue // a platform that was never pulled
+		}
+		if err != nil {
+			return d, err
+		}
+		if filled.Digest != child.Digest {
+			moved[child.Digest] = filled.Digest
+			idx.Manifests[i] = filled
+		}
+	}
+	if len(moved) == 0 {
+		return d, nil
+	}
+	for i, child := range idx.Manifests { // attestations name their subject
+		const subject = "vnd.docker.reference.digest"
+		if to, ok := moved[digest.Digest(child.Annotations[subject])]; ok {
+			idx.Manifests[i].Annotations[subject] = to.String()
+		}
+	}
+	labels := map[string]string{}
+	for i, child := range idx.Manifests {
+		labels[fmt.Sprintf("containerd.io/gc.ref.content.%d", i)] = child.Digest.String()
+	}
+	return m.write(ctx, d, idx, labels)
+}
+
+func (m *Mover) fillManifest(ctx context.Context, d ocispec.Descriptor) (ocispec.Descriptor, error) {
+	var mf ocispec.Manifest
+	if err := m.read(ctx, d, &mf); err != nil {
+		return d, err
+	}
+	var cfg ocispec.Image
+	changed := false
+	for i, l := range mf.Layers {
+		if m.has(ctx, l) {
+			continue
+		}
+		if cfg.RootFS.DiffIDs == nil {
+			if err := m.read(ctx, mf.Config, &cfg); err != nil {
+				return d, err
+			}
+		}
+		if i >= len(cfg.RootFS.DiffIDs) {
+			return d, fmt.Errorf("manifest %s has %d layers, its config %d: %w", d.Digest, len(mf.Layers), len(cfg.RootFS.DiffIDs), errdefs.ErrDataLoss)
+		}
+		made, err := m.compress(ctx, cfg.RootFS.DiffIDs[:i+1])
+		if err != nil {
+			return d, fmt.Errorf("layer %s: %w", l.Digest, err)
+		}
+		made.Annotations = l.Annotations
+		mf.Layers[i], changed = made, true
+	}
+	if !changed {
+		return d, nil
+	}
+	labels := map[string]string{"containerd.io/gc.ref.content.0": mf.Config.Digest.String()}
+	for i, l := range mf.Layers {
+		labels[fmt.Sprintf("containerd.io/gc.ref.content.%d", i+1)] = l.Digest.String()
+	}
+	return m.write(ctx, d, mf, labels)
+}
+
+// compress makes the blob of the last layer of a chain from the chain's snapshots.
+func (m *Mover) compress(ctx context.Context, diffIDs []digest.Digest) (ocispec.Descriptor, error) {
+	sn := m.Store.Client.SnapshotService(cache.Snapshotter)
+	var lower []mount.Mount
+	if n := len(diffIDs); n > 1 {
+		mounts, release, err := view(ctx, sn, ociidentity.ChainID(diffIDs[:n-1]).String())
+		if err != nil {
+			return ocispec.Descriptor{}, err
+		}
+		defer release()
+		lower = mounts
+	}
+	upper, release, err := view(ctx, sn, ociidentity.ChainID(diffIDs).String())
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	defer release()
+	desc, err := layer.Gzip(ctx, m.Store.Client.ContentStore(), layer.Diff(lower, upper))
+	if err != nil {
+		return desc, err
+	}
+	if got, want := layer.DiffID(desc), diffIDs[len(diffIDs)-1]; got != want {
+		return desc, fmt.Errorf("its files give %s, not %s; build or pull the image again: %w", got, want, errdefs.ErrDataLoss)
+	}
+	return desc, nil
+}
+
+// view mounts nothing: it returns the mounts of a read-only view of a committed snapshot.
+func view(ctx context.Context, sn snapshots.Snapshotter, name string) ([]mount.Mount, func(), error) {
+	key := "push-" + identity.NewID()
+	mounts, err := sn.View(ctx, key, name)
+	if err != nil {
+		return nil, nil, err
+	}
+	return mounts, func() { _ = sn.Remove(context.WithoutCancel(ctx), key) }, nil
+}
+
+func (m *Mover) has(ctx context.Context, d ocispec.Descriptor) bool {
+	_, err := m.Store.Client.ContentStore().Info(ctx, d.Digest)
+	return err == nil
+}
+
+func (m *Mover) read(ctx context.Context, d ocispec.Descriptor, v any) error {
+	dt, err := content.ReadBlob(ctx, m.Store.Client.ContentStore(), d)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(dt, v)
+}
+
+// write stores v in place of what old described.
+func (m *Mover) write(ctx context.Context, old ocispec.Descriptor, v any, labels map[string]string) (ocispec.Descriptor, error) {
+	dt, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return old, err
+	}
+	d := old
+	d.Digest, d.Size = digest.FromBytes(dt), int64(len(dt))
+	cs := m.Store.Client.ContentStore()
+	return d, content.WriteBlob(ctx, cs, d.Digest.String(), bytes.NewReader(dt), d, content.WithLabels(labels))
+}

@@ -1,0 +1,78 @@
+package transfer
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/gantry-build/gantry/cache"
+	"github.com/gantry-build/gantry/exporter/trust"
+)
+
+// Push uploads the local image name, all its platforms or only p, and returns what the tag now
+// points to in the registry. Layers without bytes are compressed first, and the local record is
+// changed to what is pushed, so that a digest means one thing in both places.
+func (m *Mover) Push(ctx context.Context, name string, p *ocispec.Platform, c Credentials, told Progress) (ocispec.Descriptor, error) {
+	ctx = namespaces.WithNamespace(ctx, cache.Namespace)
+	record, err := m.Store.Lookup(ctx, name)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	ctx, done, err := m.Store.Client.WithLease(ctx)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	defer done(context.WithoutCancel(ctx))
+	target, err := m.fill(ctx, record)
+	if err != nil {
+		return ocispec.Descriptor{}, fmt.Errorf("preparing %s: %w", name, err)
+	}
+	if p != nil {
+		if target, err = m.only(ctx, record, *p); err != nil {
+			return ocispec.Descriptor{}, err
+		}
+	}
+	if err := m.complete(ctx, name, target); err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	err = m.Store.Client.Push(ctx, name, target,
+		client.WithResolver(m.resolver(c)),
+		client.WithImageHandler(watch(told, "Pushed")),
+	)
+	if err != nil {
+		return ocispec.Descriptor{}, fmt.Errorf("pushing %s: %w", name, trust.Explain(hostOf(name), err))
+	}
+	return target, nil
+}
+
+// only returns the manifest of one platform.
+func (m *Mover) only(ctx context.Context, record images.Image, p ocispec.Platform) (ocispec.Descriptor, error) {
+	img, err := m.Store.Open(ctx, record.Name, &p)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	return img.Manifest, nil
+}
+
+// complete refuses to push an index some of whose platforms were never pulled.
+func (m *Mover) complete(ctx context.Context, name string, target ocispec.Descriptor) error {
+	cs := m.Store.Client.ContentStore()
+	return images.Walk(ctx, images.HandlerFunc(func(ctx context.Context, d ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+		if _, err := cs.Info(ctx, d.Digest); errdefs.IsNotFound(err) {
+			what := d.MediaType
+			if d.Platform != nil {
+				what = "platform " + platforms.Format(*d.Platform)
+			}
+			return nil, fmt.Errorf("%s: %s (%s) is not here; pull it first, or push one platform with --platform: %w", name, what, d.Digest, errdefs.ErrFailedPrecondition)
+		} else if err != nil {
+			return nil, err
+		}
+		return images.Children(ctx, cs, d)
+	}), target)
+}

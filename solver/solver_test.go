@@ -1,0 +1,195 @@
+package solver_test
+
+import (
+	"context"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/containerd/platforms"
+	"github.com/moby/buildkit/client"
+	"github.com/moby/buildkit/cmd/buildkitd/config"
+	"github.com/moby/buildkit/exporter"
+	"github.com/moby/buildkit/worker/base"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/grpc/test/bufconn"
+
+	"github.com/gantry-build/gantry/cache"
+	"github.com/gantry-build/gantry/exporter/image"
+	"github.com/gantry-build/gantry/exporter/trust"
+	"github.com/gantry-build/gantry/frontend"
+	"github.com/gantry-build/gantry/internal/need"
+	"github.com/gantry-build/gantry/solver"
+)
+
+// native runs nothing but this machine's own programs.
+type native struct{}
+
+func (native) Platforms() []ocispec.Platform {
+	return []ocispec.Platform{platforms.Normalize(platforms.DefaultSpec())}
+}
+func (native) Edit(ocispec.Platform, *specs.Spec) (bool, error) { return false, nil }
+
+type bench struct {
+	store  *cache.Store
+	solver *solver.Solver
+	client *client.Client
+}
+
+func start(t testing.TB) *bench {
+	t.Helper()
+	need.Root(t)
+	root, state := t.TempDir(), shortDir(t)
+	ctx := t.Context()
+	store, err := cache.Start(ctx, cache.Options{Root: root + "/store", State: state, Shim: "/bin/false", Runc: "/bin/false"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(store.Close)
+	s, err := solver.Start(ctx, solver.Options{
+		Root: root + "/solver", Store: store, Runc: "/bin/true", Platforms: native{}, Config: &config.Config{},
+		Hosts: trust.New(trust.Options{Root: root}).Hosts,
+		Image: func(stock exporter.Exporter, w *base.Worker) exporter.Exporter {
+			return image.New(image.Options{Stock: stock, Store: store, Content: w.ContentStore(), Leases: w.LeaseManager()})
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	return &bench{store, s, dial(t, s)}
+}
+
+// shortDir is a directory whose sockets' paths fit into a socket address.
+func shortDir(t testing.TB) string {
+	dir, err := os.MkdirTemp("/tmp", "g")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
+func dial(t testing.TB, s *solver.Solver) *client.Client {
+	l := bufconn.Listen(1 << 20)
+	go s.Server.Serve(l)
+	c, err := client.New(context.Background(), "unix:///none",
+		client.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return l.DialContext(ctx) }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close(); l.Close() })
+	return c
+}
+
+func (b *bench) build(t testing.TB, req frontend.Build) string {
+	t.Helper()
+	opt, dirs, err := req.Solve()
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := map[string]solver.Directory{}
+	for name, dir := range dirs {
+		if known[name], err = solver.Stat(dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	opt.SharedKey = solver.SharedKey(known)
+	resp, err := b.client.Solve(t.Context(), nil, opt, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.ExporterResponse["containerimage.digest"]
+}
+
+func write(t testing.TB, dir string, files map[string]string) {
+	t.Helper()
+	for name, text := range files {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// The result of a build is an image of the store whose root file system is there without unpacking,
+// for every platform, and another build can start FROM it although no layer was ever written.
+func TestResultIsAnImageAtOnce(t *testing.T) {
+	b := start(t)
+	dir := t.TempDir()
+	write(t, dir, map[string]string{"Dockerfile": "FROM scratch\nCOPY a /a\nCOPY d /d\nCMD [\"/a\"]\n", "a": "1", "d/x": "2"})
+	all := []string{"linux/amd64", "linux/arm/v7"}
+	digest := b.build(t, frontend.Build{Context: dir, Tags: []string{"base"}, Platforms: all})
+	for _, p := range all {
+		img := b.open(t, "base", p)
+		if img.Target.Digest.String() != digest || len(img.Config.RootFS.DiffIDs) != 2 || img.Config.Config.Cmd[0] != "/a" {
+			t.Errorf("%s: %+v", p, img)
+		}
+	}
+	write(t, dir, map[string]string{"Dockerfile": "FROM base\nCOPY e /e\n", "e": "3"})
+	b.build(t, frontend.Build{Context: dir, Tags: []string{"child"}, Platforms: all})
+	if img := b.open(t, "child", "linux/arm/v7"); len(img.Config.RootFS.DiffIDs) != 3 {
+		t.Errorf("layers of the child: %v", img.Config.RootFS.DiffIDs)
+	}
+	if _, err := b.store.DB.GarbageCollect(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	b.open(t, "child", "linux/amd64")
+}
+
+func (b *bench) open(t testing.TB, ref, platform string) *cache.Image {
+	t.Helper()
+	p := platforms.MustParse(platform)
+	img, err := b.store.Open(t.Context(), ref, &p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if img.Snapshot == "" {
+		t.Fatalf("%s for %s has no snapshot", ref, platform)
+	}
+	return img
+}
+
+// What is in the directory is what is built, however fast it changes and whatever else was built
+// from it in between.
+func TestChangedContextIsSeen(t *testing.T) {
+	b := start(t)
+	dir := t.TempDir()
+	write(t, dir, map[string]string{"Dockerfile": "FROM scratch\nCOPY f /\n", "other": "FROM scratch\nCOPY g /\n", "f": "1", "g": "1"})
+	seen := map[string]string{}
+	for _, content := range []string{"1", "1", "2", "2", "3", "1"} {
+		write(t, dir, map[string]string{"f": content})
+		d := b.build(t, frontend.Build{Context: dir})
+		if old, ok := seen[content]; ok && old != d {
+			t.Errorf("content %s gave %s, then %s", content, old, d)
+		}
+		seen[content] = d
+		b.build(t, frontend.Build{Context: dir, Dockerfile: filepath.Join(dir, "other")})
+	}
+	if seen["1"] == seen["2"] || seen["2"] == seen["3"] {
+		t.Errorf("a change went unseen: %v", seen)
+	}
+}
+
+// BenchmarkUnchangedBuild is the build of a tree of 5,000 files in which nothing has changed.
+func BenchmarkUnchangedBuild(b *testing.B) {
+	s := start(b)
+	dir := b.TempDir()
+	files := map[string]string{"Dockerfile": "FROM scratch\nCOPY . /src\n"}
+	for i := range 5000 {
+		files[filepath.Join("src", string(rune('a'+i%26)), "f"+string(rune('a'+i/26%26))+string(rune('a'+i/676)))] = "x"
+	}
+	write(b, dir, files)
+	req := frontend.Build{Context: dir, Tags: []string{"bench"}}
+	s.build(b, req)
+	s.build(b, req)
+	b.ResetTimer()
+	for range b.N {
+		s.build(b, req)
+	}
+}
