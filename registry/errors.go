@@ -17,7 +17,7 @@ func explainWrite(root string, err error) error {
 	case errors.Is(err, syscall.ENOTDIR):
 		return fmt.Errorf("a file lies where the registry's root %s should be; move it or choose another root: %w", root, err)
 	}
-	return fmt.Errorf("preparing the registry's root %s: %w", root, err)
+	return fmt.Errorf("setting up the registry in %s: %w", root, err)
 }
 
 func explainListen(addr string, err error) error {

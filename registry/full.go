@@ -49,7 +49,9 @@ func serveFull(w http.ResponseWriter, root string) {
 		Message string `json:"message"`
 	}
 	body, err := json.Marshal(map[string][]problem{"errors": {{
-		Code:    "UNKNOWN",
+		// None of the specification's codes fits, and clients take UNKNOWN
+		// (go-containerregistry) for a passing trouble too.
+		Code:    "INSUFFICIENT_STORAGE",
 		Message: fmt.Sprintf("the registry's disk is full (%s on the registry's host); free space there and push again", root),
 	}}})
 	if err != nil {

@@ -28,7 +28,7 @@ func purgeLoop(ctx context.Context, data string, log *slog.Logger) {
 			log.Warn("removing abandoned uploads", "err", err)
 		}
 		if n > 0 {
-			log.Info("removed abandoned uploads", "count", n)
+			log.Debug("removed abandoned uploads", "count", n)
 		}
 		select {
 		case <-ctx.Done():
@@ -57,7 +57,10 @@ func purge(ctx context.Context, data string, before time.Time) (int, error) {
 		case d.Name() == "_uploads":
 			n, err := purgeUploads(path, before)
 			removed += n
-			return errors.Join(err, fs.SkipDir)
+			if err != nil {
+				return err
+			}
+			return fs.SkipDir
 		case d.Name()[0] == '_':
 			return fs.SkipDir
 		}

@@ -102,7 +102,7 @@ func (s *Server) listen(o Options) error {
 	}
 	s.pki, err = pki.Open(pki.Options{
 		Dir:   filepath.Join(o.Root, "tls"),
-		Hosts: append([]string{l.Addr().String(), o.Addr}, o.Hosts...),
+		Hosts: append(addrHost(o.Addr), o.Hosts...),
 		Log:   o.Log,
 	})
 	if err != nil {
@@ -118,14 +118,27 @@ func (s *Server) listen(o Options) error {
 	return nil
 }
 
+// addrHost is the name in HOST:PORT, where there is one: who binds to a name
+// means to be reached by it.
+func addrHost(addr string) []string {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil || host == "" {
+		return nil
+	}
+	return []string{host}
+}
+
 func (s *Server) serve(ctx, base context.Context, o Options) {
+	var early fresh
 	s.http = &http.Server{
+		ConnState:         early.track,
 		Handler:           refuseWhenFull(o.Root, s.app),
 		BaseContext:       func(net.Listener) context.Context { return base },
 		ReadHeaderTimeout: 30 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		ErrorLog:          httpErrorLog(o.Log),
 	}
+	s.http.RegisterOnShutdown(early.hangUp)
 	work, stop := context.WithCancel(base)
 	s.stop = stop
 	s.workers.Go(func() { purgeLoop(work, filepath.Join(o.Root, dataDir), o.Log) })

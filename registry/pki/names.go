@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -73,10 +74,7 @@ func cleanHosts(hosts []string) ([]string, error) {
 	var out []string
 	for _, h := range hosts {
 		name := strings.ToLower(strings.TrimSpace(h))
-		if bare, _, err := net.SplitHostPort(name); err == nil {
-			name = bare
-		}
-		name = strings.Trim(name, "[]")
+		name = strings.Trim(withoutPort(name), "[]")
 		if ip := net.ParseIP(name); ip != nil {
 			if !ip.IsUnspecified() {
 				out = append(out, ip.String())
@@ -89,6 +87,17 @@ func cleanHosts(hosts []string) ([]string, error) {
 		out = append(out, name)
 	}
 	return out, nil
+}
+
+func withoutPort(name string) string {
+	host, port, err := net.SplitHostPort(name)
+	if err != nil {
+		return name
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return name
+	}
+	return host
 }
 
 func isDNSName(s string) bool {

@@ -179,7 +179,7 @@ func (a *Authority) loadOrMakeServer(ca *x509.Certificate, key *ecdsa.PrivateKey
 	if err := state.Write(path, pem, 0o600); err != nil {
 		return nil, err
 	}
-	a.o.Log.Info("made a server certificate for the registry", "names", wanted)
+	a.o.Log.Debug("made a server certificate for the registry", "names", wanted)
 	return loadServer(path)
 }
 

@@ -5,9 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sync/errgroup"
 )
 
 // ErrAttached says that the container already has an endpoint: Detach it first.
@@ -57,7 +57,28 @@ func (b *Bridge) attach(ctx context.Context, id string, pid int, ports []Port) (
 	if err := context.Cause(ctx); err != nil {
 		return ep, err
 	}
-	return b.plug(bridge, l, sandboxFile{sandbox})
+	if err := b.plug(bridge, l, sandbox); err != nil {
+		return ep, err
+	}
+	ep, _ = b.Endpoint(id)
+	return ep, nil
+}
+
+// plug connects the sandbox first: a published port never leads into the void.
+func (b *Bridge) plug(bridge *netlink.Bridge, l lease, sandbox *os.File) error {
+	w := wire{
+		bridge: bridge.Attrs().Index, mtu: bridge.Attrs().MTU, host: vethName(b.opts.Name, l),
+		addr: netip.PrefixFrom(l.IP, b.Subnet().Bits()), gateway: b.Gateway(),
+	}
+	b.reaper.await(w.host)
+	if err := w.connect(sandbox); err != nil {
+		return err
+	}
+	if err := b.rules.apply(elementsOf(l), nil); err != nil {
+		return errors.Join(err, deleteLink(w.host))
+	}
+	b.dropFlows(l)
+	return nil
 }
 
 // lease takes an address and the host ports, and writes both down before anything of the host changes.
@@ -97,8 +118,8 @@ func (b *Bridge) forget(l lease) {
 	}
 }
 
-// Detach withdraws a container's ports, frees its address, and deletes its veth pair if the namespace still lives.
-// It is no error when the container is not attached. When the host cannot be changed the lease stays, so that a
+// Detach withdraws a container's ports, cuts it off and frees its address; its veth pair is deleted in the background,
+// for which Close waits. It is no error when the container is not attached. When the host cannot be changed the lease stays, so that a
 // second Detach, or Restore, finishes the work.
 func (b *Bridge) Detach(ctx context.Context, id string) error {
 	b.whole.RLock()
@@ -121,12 +142,12 @@ func (b *Bridge) Detach(ctx context.Context, id string) error {
 	return nil
 }
 
-// unplug waits for the two deletions side by side: each costs a grace period of the kernel.
+// unplug withdraws the ports first, so that no client is led to an address without a container.
 func (b *Bridge) unplug(l lease) error {
-	var g errgroup.Group
-	g.Go(func() error { return b.rules.apply(nil, elementsOf(l)) })
-	g.Go(func() error { return deleteLink(vethName(b.opts.Name, l.ID)) })
-	if err := g.Wait(); err != nil {
+	if err := b.rules.apply(nil, elementsOf(l)); err != nil {
+		return err
+	}
+	if err := b.reaper.bury(vethName(b.opts.Name, l)); err != nil {
 		return err
 	}
 	b.dropFlows(l)

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -30,50 +31,78 @@ func (b *Bridge) bridgeDevice() (*netlink.Bridge, error) {
 		return nil, fmt.Errorf("looking for bridge %s: %w", b.opts.Name, needs("rtnetlink", err))
 	}
 	br, ok := link.(*netlink.Bridge)
-	if !ok || br.Attrs().Alias != b.alias() {
+	if !ok || !b.made(br) {
 		return nil, fmt.Errorf("bridge %s: %w", b.opts.Name, errForeignDevice)
 	}
 	return br, nil
+}
+
+// made says whether this network made a bridge. The kernel takes the alias only in a second request, so a bridge
+// without one is also ours if it has our gateway's MAC address: the process was killed in between.
+func (b *Bridge) made(br *netlink.Bridge) bool {
+	a := br.Attrs()
+	gateway := b.Gateway()
+	return a.Alias == b.alias() || a.Alias == "" && gateway.IsValid() && slices.Equal(a.HardwareAddr, macOf(gateway))
 }
 
 func isNotFound(err error) bool {
 	return errors.As(err, new(netlink.LinkNotFoundError)) || errors.Is(err, unix.ENODEV)
 }
 
-// ensure makes what is missing of the bridge device and the table, and returns the bridge's index. When all is
-// there it costs two netlink requests, which is what makes it worth asking at every attach: a reloaded firewall may
-// have flushed the table.
-func (b *Bridge) ensure(ctx context.Context) (index int, err error) {
+// ensure makes what is missing of the bridge device and the table, and returns the bridge. When all is there it
+// costs two netlink requests, which is what makes it worth asking at every attach: a reloaded firewall may have
+// flushed the table.
+func (b *Bridge) ensure(ctx context.Context) (*netlink.Bridge, error) {
 	b.host.Lock()
 	defer b.host.Unlock()
 	br, err := b.bridgeDevice()
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	if br != nil && b.rules.present(b.Subnet()) {
-		return br.Attrs().Index, nil
+	if br == nil || !b.configured || br.Attrs().Flags&net.FlagUp == 0 {
+		if br, err = b.setUp(ctx, br); err != nil {
+			return nil, err
+		}
 	}
+	wrote, err := b.rules.ensure(b.Subnet())
+	if err != nil {
+		return nil, err
+	}
+	if wrote {
+		b.warnOfDroppers()
+	}
+	b.configured = true
+	return br, nil
+}
+
+// setUp makes the bridge when there is none, and configures it.
+func (b *Bridge) setUp(ctx context.Context, br *netlink.Bridge) (*netlink.Bridge, error) {
 	unlock, err := lockNamespace(ctx)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	defer unlock()
+	if err := b.settleSubnet(); err != nil {
+		return nil, err
+	}
 	if br == nil {
-		if err := b.settleSubnet(); err != nil {
-			return 0, err
-		}
 		if br, err = b.createBridge(); err != nil {
-			return 0, err
+			return nil, err
 		}
 	}
 	if err := b.configure(br); err != nil {
-		return 0, err
+		return nil, err
 	}
-	if err := b.rules.replace(b.Subnet(), b.allElements()); err != nil {
-		return 0, err
+	return b.existingBridge()
+}
+
+// existingBridge is bridgeDevice where there must be one.
+func (b *Bridge) existingBridge() (*netlink.Bridge, error) {
+	br, err := b.bridgeDevice()
+	if err == nil && br == nil {
+		err = fmt.Errorf("bridge %s: deleted by another program while it was being set up; try again", b.opts.Name)
 	}
-	b.warnOfDroppers()
-	return br.Attrs().Index, nil
+	return br, err
 }
 
 // settleSubnet chooses the subnet when none is known, or when the one chosen earlier has since been taken by the
@@ -85,23 +114,21 @@ func (b *Bridge) settleSubnet() error {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.pool != nil {
-		switch {
-		case !overlaps(b.pool.subnet, used):
-			return b.store.saveSubnet(b.pool.subnet)
-		case b.opts.Subnet.IsValid() || len(b.pool.owner) > 0:
-			b.log.Warn("the network's subnet overlaps a route of the host", "subnet", b.pool.subnet)
-			return b.store.saveSubnet(b.pool.subnet)
+	taken := b.pool != nil && overlaps(b.pool.subnet, used)
+	fixed := b.pool != nil && (b.opts.Subnet.IsValid() || len(b.pool.owner) > 0)
+	if taken && fixed {
+		b.log.Warn("the network's subnet overlaps a route of the host", "subnet", b.pool.subnet)
+	}
+	if b.pool == nil || taken && !fixed {
+		subnet, err := chooseSubnet(used)
+		if err != nil {
+			return err
 		}
+		b.pool = newPool(subnet)
 	}
-	subnet, err := chooseSubnet(used)
-	if err != nil {
-		return err
-	}
-	if err := b.store.saveSubnet(subnet); err != nil {
+	if err := b.store.saveSubnet(b.pool.subnet); err != nil {
 		return fmt.Errorf("keeping the network's subnet: %w", err)
 	}
-	b.pool = newPool(subnet)
 	return nil
 }
 
@@ -111,23 +138,28 @@ func (b *Bridge) createBridge() (*netlink.Bridge, error) {
 		mtu = hostMTU()
 	}
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.MTU, attrs.Alias = b.opts.Name, mtu, b.alias()
+	attrs.Name, attrs.MTU = b.opts.Name, mtu
 	attrs.HardwareAddr = macOf(b.Gateway()) // else it changes with the ports, and containers lose their gateway for a while
 	br := &netlink.Bridge{LinkAttrs: attrs}
 	if err := netlink.LinkAdd(br); err != nil {
 		return nil, fmt.Errorf("making bridge %s: %w", b.opts.Name, needs("bridge", err))
 	}
-	return b.bridgeDevice()
+	return b.existingBridge()
 }
 
 // configure gives the bridge its one address and the kernel settings it needs.
 func (b *Bridge) configure(br *netlink.Bridge) error {
-	if br == nil {
-		return fmt.Errorf("bridge %s: deleted by another program while it was being made; try again", b.opts.Name)
-	}
 	want := netip.PrefixFrom(b.Gateway(), b.Subnet().Bits())
 	if err := setAddress(br, want); err != nil {
 		return fmt.Errorf("giving bridge %s the address %s: %w", b.opts.Name, want, err)
+	}
+	if err := netlink.LinkSetAlias(br, b.alias()); err != nil {
+		return fmt.Errorf("marking bridge %s as ours: %w", b.opts.Name, err)
+	}
+	if b.opts.MTU != 0 && br.Attrs().MTU != b.opts.MTU {
+		if err := netlink.LinkSetMTU(br, b.opts.MTU); err != nil {
+			return fmt.Errorf("giving bridge %s the MTU %d: %w", b.opts.Name, b.opts.MTU, err)
+		}
 	}
 	if err := netlink.LinkSetUp(br); err != nil {
 		return fmt.Errorf("starting bridge %s: %w", b.opts.Name, err)

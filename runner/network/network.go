@@ -53,16 +53,18 @@ type Endpoint struct {
 // Bridge is one bridge network. All methods may be called from many goroutines; operations on one container id
 // follow each other, those on different ids run side by side.
 type Bridge struct {
-	opts  Options
-	store store
-	log   *slog.Logger
-	rules *ruleset
-	ports *portTable
+	opts   Options
+	store  store
+	log    *slog.Logger
+	rules  *ruleset
+	ports  *portTable
+	reaper *reaper
 
 	// whole is held for writing by what concerns every container: Restore, Remove and Close.
 	whole sync.RWMutex
 	// host serialises the making and checking of the bridge device and the table.
-	host sync.Mutex
+	host       sync.Mutex
+	configured bool // the device has been configured by this process; guarded by host
 
 	mu     sync.Mutex // guards what follows
 	pool   *pool      // nil until a subnet is known
@@ -106,10 +108,12 @@ func Open(ctx context.Context, opts Options) (*Bridge, error) {
 	if err != nil {
 		return nil, err
 	}
+	log := slog.Default().With("network", opts.Name)
 	b := &Bridge{
 		opts:   opts,
 		store:  st,
-		log:    slog.Default().With("network", opts.Name),
+		log:    log,
+		reaper: newReaper(log),
 		rules:  newRuleset(opts.Table, opts.Name),
 		ports:  newPortTable(),
 		leases: map[string]lease{},
@@ -147,7 +151,19 @@ func (b *Bridge) load() error {
 		}
 		b.leases[l.ID] = l
 	}
+	b.rules.seed(subnet, b.allElements())
 	return nil
+}
+
+// allElements lists the published ports of all leases.
+func (b *Bridge) allElements() []element {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var es []element
+	for _, l := range b.leases {
+		es = append(es, elementsOf(l)...)
+	}
+	return es
 }
 
 // Subnet returns the network's addresses; it is zero until the first Attach has chosen them.
@@ -189,11 +205,14 @@ func (b *Bridge) endpoint(l lease) Endpoint {
 	}
 }
 
-// Close gives up the sockets that hold the published ports. Containers stay connected: the host is not touched.
+// Close waits for what Detach left to the background, and gives up the sockets that hold the published ports and the
+// connection to nftables. Containers stay connected.
 func (b *Bridge) Close() error {
 	b.whole.Lock()
 	defer b.whole.Unlock()
+	b.reaper.awaitAll()
 	b.ports.releaseAll()
+	b.rules.close()
 	return nil
 }
 

@@ -28,7 +28,7 @@ func (e *PortError) Error() string {
 
 func (e *PortError) Unwrap() error { return e.Err }
 
-// protocols are those that have ports and address translation in the kernel.
+// protocolNumber knows the protocols that have ports and address translation in the kernel.
 func protocolNumber(name string) (byte, bool) {
 	switch name {
 	case "tcp":

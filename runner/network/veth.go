@@ -1,14 +1,12 @@
 package network
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
-	"strings"
-
-	"crypto/sha256"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -18,10 +16,11 @@ import (
 // vethPrefix begins the host side's name of every container's veth pair.
 const vethPrefix = "gve"
 
-// vethName names the host side. It follows from the network and the container, so that it is found again after a
-// restart, and a container may later join several networks.
-func vethName(bridge, id string) string {
-	sum := sha256.Sum256([]byte(bridge + "/" + id))
+// vethName names the host side. It follows from the network and the lease, so that it is found again after a restart,
+// and a container may later join several networks. The address is part of it so that a container that is attached
+// again need not wait until its earlier pair is deleted.
+func vethName(bridge string, l lease) string {
+	sum := sha256.Sum256([]byte(bridge + "/" + l.ID + "/" + l.IP.String()))
 	return fmt.Sprintf("%s%x", vethPrefix, sum[:6])
 }
 
@@ -120,32 +119,4 @@ func (w wire) configure(sandbox *os.File) error {
 		return fmt.Errorf("adding the container's default route by %s: %w", w.gateway, err)
 	}
 	return nil
-}
-
-// deleteLink deletes a device by name; it is no error when the kernel was faster.
-func deleteLink(name string) error {
-	link, err := netlink.LinkByName(name)
-	if err == nil {
-		err = netlink.LinkDel(link)
-	}
-	if err != nil && !isNotFound(err) {
-		return fmt.Errorf("deleting %s: %w", name, err)
-	}
-	return nil
-}
-
-// strayVeths lists our veths on the bridge that belong to none of the wanted names.
-func strayVeths(bridge int, wanted map[string]bool) ([]string, error) {
-	links, err := netlink.LinkList()
-	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
-		return nil, fmt.Errorf("listing the bridge's ports: %w", err)
-	}
-	var stray []string
-	for _, l := range links {
-		a := l.Attrs()
-		if a.MasterIndex == bridge && strings.HasPrefix(a.Name, vethPrefix) && !wanted[a.Name] {
-			stray = append(stray, a.Name)
-		}
-	}
-	return stray, nil
 }

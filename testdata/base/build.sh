@@ -43,24 +43,40 @@ needs() {
 	[ -r "$keyring" ] || die "$keyring is missing; run: apt-get install debian-archive-keyring"
 }
 
-# strap ARCH COMMAND...: the root file system of ARCH in $work/root, COMMAND
+# has_security ARCH: whether the mirror's index of security updates is the one
+# that Debian signed. Mirrors have been seen to lag with one architecture for
+# days, and apt rightly takes nothing from such an index.
+has_security() {
+	local dir=$work/security
+	mkdir -p "$dir/partial" "$dir/archives/partial"
+	chmod 755 "$work" "$dir"
+	echo "deb [signed-by=$keyring] $mirror/debian-security bookworm-security main" >"$dir/sources.list"
+	apt-get update --quiet=2 --error-on=any -o Acquire::Languages=none -o Acquire::Retries=3 \
+		-o APT::Architecture="$1" -o APT::Architectures="$1" -o APT::Sandbox::User=root \
+		-o Dir::Etc::SourceList="$dir/sources.list" -o Dir::Etc::SourceParts=/dev/null \
+		-o Dir::State::Lists="$dir" -o Dir::Cache="$dir" >&2
+}
+
+# strap ARCH SUITES COMMAND...: the root file system of ARCH in $work/root; SUITES
+# is "security" or "plain", COMMAND
 # being the prefix (none when native) under which the architecture's programs run.
 #
 # arch-test, which check/qemu would run, asks the host's table and not the
 # namespace's. The device nodes that mmdebstrap makes or binds stay out of the
 # tar, since a user namespace cannot make them and every runtime brings its own.
 strap() {
-	local arch=$1
-	shift
+	local arch=$1 suites=$2 sources=(
+		"deb $mirror/debian bookworm main"
+		"deb $mirror/debian bookworm-updates main"
+	)
+	shift 2
+	[ "$suites" = plain ] || sources+=("deb $mirror/debian-security bookworm-security main")
 	"$@" mmdebstrap --quiet --mode=root --format=directory --variant=minbase \
 		--architectures="$arch" --skip=check/qemu --keyring="$keyring" \
 		--aptopt='Acquire::Languages "none"' --aptopt='Acquire::Retries "3"' \
 		--dpkgopt="$here/slim.dpkg" \
-		--customize-hook="$here/finish.sh \"\$1\"" \
-		bookworm "$work/root" \
-		"deb $mirror/debian bookworm main" \
-		"deb $mirror/debian bookworm-updates main" \
-		"deb $mirror/debian-security bookworm-security main"
+		--customize-hook="'$here/finish.sh' \"\$1\" $suites" \
+		bookworm "$work/root" "${sources[@]}"
 }
 
 pack() {
@@ -72,7 +88,7 @@ pack() {
 }
 
 base() {
-	local name=$1 arch prefix=() tar
+	local name=$1 arch suites=security prefix=() tar
 	arch=$(deb_arch "$name")
 	tar=$out/bookworm-slim-$name.tar
 	if [ -s "$tar" ]; then
@@ -82,7 +98,12 @@ base() {
 	[ "$arch" = "$(dpkg --print-architecture)" ] || prefix=("$gantry" emulators exec --)
 	say "making $tar"
 	work=$(mktemp -d "$out/.work.XXXXXX")
-	strap "$arch" ${prefix[@]+"${prefix[@]}"}
+	if ! has_security "$arch"; then
+		suites=plain
+		say "WARNING: $mirror has no valid index of security updates for $arch;"
+		say "WARNING: $tar is made without them; remove it and try again later"
+	fi
+	strap "$arch" "$suites" ${prefix[@]+"${prefix[@]}"}
 	pack "$work/tar"
 	sync -d "$work/tar"
 	mv "$work/tar" "$tar"

@@ -1,8 +1,9 @@
 #!/bin/sh
-# Runs after the packages are installed, with the root file system's directory:
-# gives it the settings of an image instead of those of the machine that made it.
+# finish.sh ROOT SUITES runs after the packages are installed and gives the root
+# file system the settings of an image instead of those of the machine that made
+# it. SUITES is "security", or "plain" when there was no index of security updates.
 set -eu
-root=$1
+root=$1 suites=$2
 
 put() { # put MODE PATH: standard input becomes the file
 	cat >"$root/$2"
@@ -17,11 +18,17 @@ URIs: http://deb.debian.org/debian
 Suites: bookworm bookworm-updates
 Components: main
 Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
+END
+# Without a valid index every `apt-get update` in a build would fail, so the
+# image then says what is left out instead of asking for it.
+if [ "$suites" = security ]; then enabled=yes; else enabled=no; fi
+cat >>"$root/etc/apt/sources.list.d/debian.sources" <<END
 
 Types: deb
 URIs: http://deb.debian.org/debian-security
 Suites: bookworm-security
 Components: main
+Enabled: $enabled
 Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
 END
 

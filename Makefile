@@ -1,0 +1,63 @@
+# gantry: build, test, install. `make help` lists the targets.
+SHELL      := /bin/bash
+VERSION    ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+GO         ?= go
+PREFIX     ?= /usr/local
+BASE       := .cache/base
+HOSTARCH   := $(shell $(GO) env GOARCH)
+BASES      ?= amd64 arm arm64
+LDFLAGS    := -s -w -X github.com/gantry-build/gantry/cmd/command.Version=$(VERSION)
+
+export CGO_ENABLED = 0
+export GOFLAGS += -buildvcs=false
+
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+include mk/payload.mk
+
+build: bin/gantry ## build bin/gantry, static, with runc and the emulators inside
+
+bin/gantry: payload FORCE
+	@mkdir -p bin
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/gantry
+
+setup: ## install what a build, the demo and the tests need from Debian (as root)
+	@mk/setup.sh
+
+bases: bin/gantry ## make the Debian base images' root file systems (as root)
+	testdata/base/build.sh $(CURDIR)/bin/gantry $(BASES)
+
+demo: ## set up, build gantry, build and push the sample for two platforms, run both (as root)
+	@mk/demo.sh
+
+test: setup build bases peers ## run every test (as root)
+	$(GO) test -timeout 40m $(TESTFLAGS) ./...
+
+peers: .cache/peers/buildkitd .cache/peers/buildctl .cache/peers/crane ## build the tools that tests and benchmarks compare with
+
+.cache/peers/buildkitd .cache/peers/buildctl:
+	GOBIN=$(CURDIR)/.cache/peers $(GO) install github.com/moby/buildkit/cmd/$(@F)@v0.34.2
+
+.cache/peers/crane:
+	GOBIN=$(CURDIR)/.cache/peers $(GO) install github.com/google/go-containerregistry/cmd/crane@v0.22.1
+
+lint: payload ## vet, staticcheck and formatting
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo 'run gofmt -w on these'; exit 1; }
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+
+bench: setup build bases peers ## compare with buildkitd and buildctl; writes docs/benchmarks.md's numbers
+	$(GO) test -run '^$$' -bench . -benchtime 10x ./solver ./runner/network
+	GANTRY_BENCH=1 $(GO) test -timeout 60m -count 1 -v -run TestCompare ./testdata/e2e
+
+install: build ## install to PREFIX (/usr/local)
+	install -D -m 0755 bin/gantry $(DESTDIR)$(PREFIX)/bin/gantry
+
+clean: ## remove what was built and downloaded
+	rm -rf bin .cache internal/payload/bin/*.zst internal/payload/bin/manifest.json
+
+FORCE:
+.PHONY: help build setup bases demo test peers lint bench install clean FORCE

@@ -1,0 +1,115 @@
+package qemu
+
+import (
+	"fmt"
+	"slices"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Mode tells whether the CPU or an emulator runs a platform's programs.
+type Mode string
+
+const (
+	Native   Mode = "native"
+	Emulated Mode = "emulated"
+)
+
+// Way is how one platform's programs run on this machine. It is a value: it may
+// be copied, and is good for as long as the [Machine] that gave it is open.
+type Way struct {
+	Platform ocispec.Platform
+	Mode     Mode
+	// Emulator is the path of the emulator's program on the host, Version what
+	// is known of its version. Both are empty when native.
+	Emulator string
+	Version  string
+	// Namespace is the path of the user namespace that programs have to be in;
+	// empty when they run anywhere: natively, or through the host's own table.
+	// A network namespace made inside it allows ping and low ports as usual.
+	Namespace string
+}
+
+// keeper is where an emulated container mounts the table that it uses. The kernel
+// drops a table with its last mount, and a container that outlives the daemon must
+// not lose its emulator.
+const keeper = "/dev/.binfmt"
+
+// Edit changes the OCI spec of a container so that it runs this way: it joins the
+// user namespace and keeps the table alive. A /sys of its own stays one only when
+// the runtime also makes the network namespace, because the kernel lets no one
+// else mount sysfs; otherwise it becomes a bind of the host's. Nothing changes
+// when Namespace is empty, and editing twice is editing once, so a stored spec
+// can be brought up to date.
+//
+// The error says that the spec asks for another user namespace, in which no
+// emulator could be found.
+func (w Way) Edit(s *specs.Spec) error {
+	if w.Namespace == "" {
+		return nil
+	}
+	if s.Linux == nil {
+		s.Linux = &specs.Linux{}
+	}
+	if err := w.joinUser(s.Linux); err != nil {
+		return err
+	}
+	keepTable(s)
+	if !makesNetwork(s.Linux) {
+		bindSys(s.Mounts)
+	}
+	return nil
+}
+
+func (w Way) joinUser(l *specs.Linux) error {
+	join := specs.LinuxNamespace{Type: specs.UserNamespace, Path: w.Namespace}
+	i := slices.IndexFunc(l.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.UserNamespace })
+	switch {
+	case len(l.UIDMappings)+len(l.GIDMappings) > 0, i >= 0 && l.Namespaces[i].Path == "":
+		return fmt.Errorf("an emulated container (%s) cannot have a user namespace of its own; run it without user mappings", show(w.Platform))
+	case i >= 0:
+		l.Namespaces[i] = join
+	default:
+		l.Namespaces = append(l.Namespaces, join)
+	}
+	return nil
+}
+
+// keepTable mounts the table where nothing sees it: read-only, because the
+// container's root could redirect its neighbours' programs otherwise, and masked.
+// A /dev that is not a tmpfs belongs to the host, where no directory may be left.
+func keepTable(s *specs.Spec) {
+	private, kept := false, false
+	for _, m := range s.Mounts {
+		private = private || m.Destination == "/dev" && m.Type == "tmpfs"
+		kept = kept || m.Destination == keeper
+	}
+	if !private || kept {
+		return
+	}
+	s.Mounts = append(s.Mounts, specs.Mount{
+		Destination: keeper, Type: "binfmt_misc", Source: "binfmt_misc",
+		Options: []string{"ro", "nosuid", "nodev", "noexec"},
+	})
+	s.Linux.MaskedPaths = append(s.Linux.MaskedPaths, keeper)
+}
+
+func makesNetwork(l *specs.Linux) bool {
+	return slices.ContainsFunc(l.Namespaces, func(n specs.LinuxNamespace) bool {
+		return n.Type == specs.NetworkNamespace && n.Path == ""
+	})
+}
+
+func bindSys(mounts []specs.Mount) {
+	for i, m := range mounts {
+		if m.Type != "sysfs" {
+			continue
+		}
+		options := []string{"rbind", "nosuid", "noexec", "nodev"}
+		if !slices.Contains(m.Options, "rw") {
+			options = append(options, "ro", "rro") // rro: /sys has mounts below it
+		}
+		mounts[i] = specs.Mount{Destination: m.Destination, Type: "bind", Source: "/sys", Options: options}
+	}
+}

@@ -1,0 +1,54 @@
+package logs
+
+import (
+	"bytes"
+	"io"
+	"time"
+)
+
+const maxLine = 16 << 10 // Docker's, so that tools which join pieces find what they expect
+
+// Writer returns a writer that cuts a stream into lines. It never returns an error: a full disk must
+// not block the container. Close writes an unfinished last line. Not safe for concurrent use.
+func (l *Log) Writer(stream string) io.WriteCloser { return &writer{log: l, stream: stream} }
+
+type writer struct {
+	log    *Log
+	stream string
+	buf    []byte
+}
+
+func (w *writer) Write(p []byte) (int, error) {
+	n := len(p)
+	for len(p) > 0 {
+		i := bytes.IndexByte(p, '\n')
+		room := maxLine - len(w.buf)
+		switch {
+		case i >= 0 && i < room:
+			w.buf = append(w.buf, p[:i+1]...)
+			p = p[i+1:]
+			w.flush()
+		case len(p) >= room:
+			w.buf = append(w.buf, p[:room]...)
+			p = p[room:]
+			w.flush()
+		default:
+			w.buf = append(w.buf, p...)
+			p = nil
+		}
+	}
+	return n, nil
+}
+
+func (w *writer) flush() {
+	if len(w.buf) == 0 {
+		return
+	}
+	_ = w.log.append(Entry{Log: string(w.buf), Stream: w.stream, Time: time.Now().UTC()})
+	w.buf = w.buf[:0]
+}
+
+func (w *writer) Close() error {
+	w.flush()
+	return nil
+}

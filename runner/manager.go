@@ -1,0 +1,245 @@
+// Package runner keeps containers: their records, their life cycle over containerd's client, their
+// input, output and logs, and their volumes. A container hangs on its shim, never on this process:
+// the daemon may be killed at any moment, and the next one finds the container running, reads on
+// where the pipes wait, and books the end of those that died meanwhile.
+//
+// Words: a record is what is known of a container and is a file; a run is one life of its process; a
+// stream is what a run prints or reads; the rim is the code that looks things up (users, devices,
+// mounts) before package spec, which is pure, makes the OCI specification.
+//
+// It knows nothing of HTTP. Its errors are those of containerd/errdefs, with Docker's texts.
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/containerd/api/types/runc/options"
+	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/errdefs"
+	"github.com/gantry-build/gantry/cache"
+	"github.com/gantry-build/gantry/qemu"
+	"github.com/gantry-build/gantry/runner/network"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Store is what a runner asks of the one store; *cache.Store has it.
+type Store interface {
+	// Open finds a local image and makes the root file system of the wanted platform ready.
+	Open(ctx context.Context, ref string, p *ocispec.Platform) (*cache.Image, error)
+	// Runtime names the shim and how it finds runc.
+	Runtime() (string, *options.Options)
+	// Exit tells how a container ended that died while no daemon was watching.
+	Exit(container string) (code uint32, at time.Time, ok bool)
+}
+
+// Emulation says how a platform's programs run here; *qemu.Machine has it.
+type Emulation interface {
+	Way(ocispec.Platform) (qemu.Way, error)
+}
+
+// Network connects containers; *network.Bridge has it.
+type Network interface {
+	Attach(ctx context.Context, id string, pid int, ports []network.Port) (network.Endpoint, error)
+	Detach(ctx context.Context, id string) error
+	Restore(ctx context.Context, running []string) error
+	Gateway() netip.Addr
+}
+
+// Options say what a Manager works with. All are needed but Log.
+type Options struct {
+	Root    string // containers/ and volumes/ are made below it
+	State   string // FIFOs and runc's state; gone after a reboot; a short path
+	Store   Store
+	Client  *client.Client
+	Qemu    Emulation
+	Network Network
+	Log     *slog.Logger
+}
+
+// Manager keeps the containers of one data root. All methods are safe for concurrent use.
+type Manager struct {
+	o       Options
+	log     *slog.Logger
+	volumes *volumes
+	events  bus
+	execs   execTable
+
+	ctx  context.Context // ends with Close; what outlives a request runs under it
+	stop context.CancelFunc
+	wg   sync.WaitGroup
+
+	mu    sync.RWMutex // guards what follows
+	byID  map[string]*container
+	names map[string]string // name to ID; a name is taken before its record is written
+}
+
+// Start reads all records, takes up the containers that run, books the ends of those that died, and
+// returns when every container's state is true. Containers whose restart policy asks for it are
+// started in the background.
+func Start(ctx context.Context, o Options) (*Manager, error) {
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	m := &Manager{
+		o: o, log: o.Log, byID: map[string]*container{}, names: map[string]string{},
+		volumes: &volumes{dir: filepath.Join(o.Root, "volumes")},
+	}
+	base := namespaces.WithNamespace(context.WithoutCancel(ctx), cache.Namespace)
+	m.ctx, m.stop = context.WithCancel(base)
+	for _, dir := range []string{m.containersDir(), m.volumes.dir, m.fifoDir()} {
+		if err := os.MkdirAll(dir, 0o711); err != nil {
+			return nil, fmt.Errorf("runner: %w", err)
+		}
+	}
+	if err := m.restore(ctx); err != nil {
+		_ = m.Close()
+		return nil, fmt.Errorf("taking up containers in %s: %w", o.Root, err)
+	}
+	return m, nil
+}
+
+// Close lets go of all containers, which keep running, and waits for the goroutines. Attached
+// clients get the end of their streams.
+func (m *Manager) Close() error {
+	m.stop()
+	for _, c := range m.all() {
+		c.release()
+	}
+	m.execs.release()
+	m.wg.Wait()
+	for _, c := range m.all() {
+		_ = c.log.Close()
+	}
+	m.events.close()
+	return nil
+}
+
+func (m *Manager) containersDir() string { return filepath.Join(m.o.Root, "containers") }
+func (m *Manager) fifoDir() string       { return filepath.Join(m.o.State, "fifo") }
+
+// scoped puts containerd's namespace on a request's context.
+func scoped(ctx context.Context) context.Context {
+	return namespaces.WithNamespace(ctx, cache.Namespace)
+}
+
+func (m *Manager) all() []*container {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	list := make([]*container, 0, len(m.byID))
+	for _, c := range m.byID {
+		list = append(list, c)
+	}
+	return list
+}
+
+// find looks a container up by ID, name, or the beginning of an ID, in this order.
+func (m *Manager) find(ref string) (*container, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	name := strings.TrimPrefix(ref, "/")
+	if c := m.byID[ref]; c != nil {
+		return c, nil
+	}
+	if c := m.byID[m.names[name]]; c != nil {
+		return c, nil
+	}
+	var found *container
+	for id, c := range m.byID {
+		if ref != "" && strings.HasPrefix(id, ref) {
+			if found != nil {
+				return nil, errdefs.ErrInvalidArgument.WithMessage("multiple IDs found with provided prefix: " + ref)
+			}
+			found = c
+		}
+	}
+	if found == nil {
+		return nil, errdefs.ErrNotFound.WithMessage("No such container: " + ref)
+	}
+	return found, nil
+}
+
+// Get returns a copy of a container's record. errdefs.ErrNotFound when there is none.
+func (m *Manager) Get(ref string) (Record, error) {
+	c, err := m.find(ref)
+	if err != nil {
+		return Record{}, err
+	}
+	return c.record(), nil
+}
+
+// List returns copies of all records, in no order.
+func (m *Manager) List() []Record {
+	all := m.all()
+	list := make([]Record, len(all))
+	for i, c := range all {
+		list[i] = c.record()
+	}
+	return list
+}
+
+// Running counts the containers that run or are about to be restarted.
+func (m *Manager) Running() int {
+	n := 0
+	for _, c := range m.all() {
+		if r := c.record(); r.State.Running || r.State.Restarting {
+			n++
+		}
+	}
+	return n
+}
+
+// background runs f in a goroutine that Close waits for. It is false when the manager is closing.
+func (m *Manager) background(f func()) bool {
+	if m.ctx.Err() != nil {
+		return false
+	}
+	m.wg.Go(f)
+	return true
+}
+
+// Size returns the bytes of a container's own layer and of its whole root file system.
+func (m *Manager) Size(ctx context.Context, ref string) (own, whole int64, err error) {
+	c, err := m.find(ref)
+	if err != nil {
+		return 0, 0, err
+	}
+	ctx = scoped(ctx)
+	sn := m.o.Client.SnapshotService(cache.Snapshotter)
+	for key := c.id; key != ""; {
+		u, err := sn.Usage(ctx, key)
+		if err != nil {
+			return 0, 0, fmt.Errorf("size of container %s: %w", c.id, err)
+		}
+		if key == c.id {
+			own = u.Size
+		}
+		whole += u.Size
+		info, err := sn.Stat(ctx, key)
+		if err != nil {
+			return 0, 0, fmt.Errorf("size of container %s: %w", c.id, err)
+		}
+		key = info.Parent
+	}
+	return own, whole, nil
+}
+
+// conflict and its like keep Docker's texts without a suffix of our own.
+func conflict(format string, args ...any) error {
+	return errdefs.ErrConflict.WithMessage(fmt.Sprintf(format, args...))
+}
+
+func invalid(format string, args ...any) error {
+	return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf(format, args...))
+}
+
+var errClosing = errors.New("the daemon is shutting down")

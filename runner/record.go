@@ -1,0 +1,128 @@
+package runner
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/gantry-build/gantry/runner/network"
+	"github.com/gantry-build/gantry/runner/spec"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Record is all that is known of a container, and the content of its container.json. The maps and
+// slices of a Record handed out are shared: read them only.
+type Record struct {
+	ID         string
+	Name       string // without Docker's leading slash
+	Created    time.Time
+	Image      string             // the image's full name, or how the user wrote it
+	ImageID    string             // digest of what the name pointed to
+	Manifest   ocispec.Descriptor // of the platform that runs
+	Platform   ocispec.Platform
+	Emulated   bool
+	Emulator   string          `json:",omitempty"` // path on the host
+	Config     spec.Config     // merged with the image
+	HostConfig spec.HostConfig // as given
+	Mounts     []MountPoint    `json:",omitempty"`
+	Ports      []network.Port  `json:",omitempty"` // asked for
+	State      State
+	Endpoint   *network.Endpoint `json:",omitempty"` // while running on the bridge
+
+	RestartCount    int  `json:",omitempty"` // by policy, since the last start by hand
+	ManuallyStopped bool `json:",omitempty"`
+}
+
+// State is a container's state. Running includes paused and, as in Docker, waiting for a restart.
+type State struct {
+	Running    bool
+	Paused     bool `json:",omitempty"`
+	Restarting bool `json:",omitempty"`
+	Removing   bool `json:",omitempty"`
+	OOMKilled  bool `json:",omitempty"`
+	Pid        int  `json:",omitempty"`
+	ExitCode   int
+	Error      string `json:",omitempty"` // why the last start failed
+	StartedAt  time.Time
+	FinishedAt time.Time
+	Health     *Health `json:",omitempty"`
+}
+
+// Status is the state in one word: created, running, paused, restarting, removing or exited.
+func (s State) Status() string {
+	switch {
+	case s.Removing:
+		return "removing"
+	case s.Restarting:
+		return "restarting"
+	case s.Paused:
+		return "paused"
+	case s.Running:
+		return "running"
+	case s.StartedAt.IsZero() && s.Error == "":
+		return "created"
+	}
+	return "exited"
+}
+
+// MountPoint is one mount of a container, as shown to users and as given to the runtime.
+type MountPoint struct {
+	Type        string // bind, volume, tmpfs
+	Name        string `json:",omitempty"` // of the volume
+	Source      string `json:",omitempty"`
+	Destination string
+	Mode        string `json:",omitempty"` // options as the user wrote them
+	RW          bool
+	Propagation string     `json:",omitempty"`
+	Anonymous   bool       `json:",omitempty"` // the volume belongs to the container
+	Mount       spec.Mount // for the runtime
+}
+
+// save writes the record. The caller holds c.mu.
+func (c *container) save() error {
+	data, err := json.MarshalIndent(&c.rec, "", "\t")
+	if err != nil {
+		return err
+	}
+	if err := writeFile(filepath.Join(c.dir, "container.json"), append(data, '\n'), 0o600); err != nil {
+		return fmt.Errorf("container %s: %w", c.id, err)
+	}
+	return nil
+}
+
+func readRecord(dir string) (Record, error) {
+	var r Record
+	data, err := os.ReadFile(filepath.Join(dir, "container.json"))
+	if err != nil {
+		return r, err
+	}
+	if err := json.Unmarshal(data, &r); err != nil {
+		return r, fmt.Errorf("%s: %w", filepath.Join(dir, "container.json"), err)
+	}
+	return r, nil
+}
+
+// writeFile replaces a file so that a crash leaves the old or the new one, whole.
+func writeFile(path string, data []byte, mode os.FileMode) error {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Chmod(mode)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if e := f.Close(); err == nil {
+		err = e
+	}
+	if err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
+}

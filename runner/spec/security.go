@@ -1,0 +1,40 @@
+package spec
+
+import (
+	"strconv"
+	"strings"
+)
+
+type security struct {
+	noNewPrivileges bool
+	systemPaths     bool   // nothing masked
+	seccomp         string // "", unconfined, builtin, or a profile in JSON
+}
+
+// parseSecurity reads --security-opt, in Docker's spellings "name=value", "name:value" and "name".
+func parseSecurity(opts []string) (s security, err error) {
+	for _, o := range opts {
+		i := strings.IndexAny(o, "=:")
+		name, value := o, ""
+		if i >= 0 {
+			name, value = o[:i], o[i+1:]
+		}
+		switch {
+		case name == "no-new-privileges" && value == "":
+			s.noNewPrivileges = true
+		case name == "no-new-privileges":
+			if s.noNewPrivileges, err = strconv.ParseBool(value); err != nil {
+				return s, invalid("invalid --security-opt 2: %q", o)
+			}
+		case name == "seccomp" && value != "":
+			s.seccomp = value
+		case name == "systempaths" && value == "unconfined":
+			s.systemPaths = true
+		case name == "apparmor" && value == "unconfined", name == "label" && value == "disable":
+			// Containers have no AppArmor profile and no SELinux label.
+		default:
+			return s, invalid("security option %q is not supported: use no-new-privileges, seccomp=, systempaths=unconfined, apparmor=unconfined or label=disable", o)
+		}
+	}
+	return s, nil
+}

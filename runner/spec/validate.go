@@ -1,0 +1,127 @@
+package spec
+
+import (
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+)
+
+func invalid(format string, args ...any) error {
+	return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf(format, args...))
+}
+
+// Validate refuses what this package can't do or what contradicts itself, naming the option. The
+// errors are errdefs.ErrInvalidArgument.
+func Validate(c Config, h HostConfig) error {
+	for _, check := range []func(Config, HostConfig) error{
+		checkModes, checkRestart, checkLimits, checkDir, checkLog, checkHealth,
+	} {
+		if err := check(c, h); err != nil {
+			return err
+		}
+	}
+	if len(c.Args()) == 0 {
+		return invalid("no command specified")
+	}
+	if _, err := parseSecurity(h.SecurityOpt); err != nil {
+		return err
+	}
+	if _, err := capabilities(h, AllCapabilities()); err != nil {
+		return err
+	}
+	if _, err := deviceRules(h.DeviceCgroupRules); err != nil {
+		return err
+	}
+	_, err := rlimits(h.Ulimits)
+	return err
+}
+
+// oneOf says which values of an option exist here; anything else is refused by name.
+func oneOf(option, value string, known ...string) error {
+	if slices.Contains(known, value) {
+		return nil
+	}
+	return invalid("%s %q is not supported: use one of %s", option, value, strings.Join(known[1:], ", "))
+}
+
+func checkModes(_ Config, h HostConfig) error {
+	for _, c := range []struct {
+		option, value string
+		known         []string
+	}{
+		{"pid mode", h.PidMode, []string{"", "host"}},
+		{"ipc mode", h.IpcMode, []string{"", "private", "shareable", "host", "none"}},
+		{"uts mode", h.UTSMode, []string{"", "host"}},
+		{"user namespace mode", h.UsernsMode, []string{"", "host"}},
+		{"cgroup namespace mode", h.CgroupnsMode, []string{"", "private", "host"}},
+		{"runtime", h.Runtime, []string{"", "runc", "io.containerd.runc.v2"}},
+		{"isolation", h.Isolation, []string{"", "default"}},
+		{"volume driver", h.VolumeDriver, []string{"", "local"}},
+	} {
+		if err := oneOf(c.option, c.value, c.known...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func checkRestart(_ Config, h HostConfig) error {
+	p := h.RestartPolicy
+	if err := oneOf("restart policy", p.Name, "", "no", "always", "unless-stopped", "on-failure"); err != nil {
+		return err
+	}
+	if p.MaximumRetryCount < 0 || p.MaximumRetryCount > 0 && p.Name != "on-failure" {
+		return invalid("invalid restart policy: maximum retry count can only be used with 'on-failure' and cannot be negative")
+	}
+	if h.AutoRemove && p.Name != "" && p.Name != "no" {
+		return invalid("can't create 'AutoRemove' container with restart policy")
+	}
+	return nil
+}
+
+const minMemory = 6 << 20
+
+func checkLimits(_ Config, h HostConfig) error {
+	switch {
+	case h.Memory < 0 || h.MemoryReservation < 0 || h.ShmSize < 0:
+		return invalid("memory limits can not be negative")
+	case h.Memory > 0 && h.Memory < minMemory:
+		return invalid("Minimum memory limit allowed is 6MB") //nolint:staticcheck // Docker's text
+	case h.MemorySwap > 0 && h.Memory == 0:
+		return invalid("You should always set the Memory limit when using Memoryswap limit, see usage") //nolint:staticcheck // Docker's text
+	case h.MemorySwap > 0 && h.MemorySwap < h.Memory:
+		return invalid("Minimum memoryswap limit should be larger than memory limit, see usage") //nolint:staticcheck // Docker's text
+	case h.NanoCPUs < 0:
+		return invalid("NanoCPUs can not be negative")
+	case h.NanoCPUs > 0 && (h.CPUPeriod != 0 || h.CPUQuota != 0):
+		return invalid("conflicting options: Nano CPUs and CPU period or quota cannot both be set")
+	case h.CPUPeriod != 0 && (h.CPUPeriod < 1000 || h.CPUPeriod > 1000000):
+		return invalid("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)")
+	case h.OomScoreAdj < -1000 || h.OomScoreAdj > 1000:
+		return invalid("invalid value %d, range for oom score adj is [-1000, 1000]", h.OomScoreAdj)
+	case h.BlkioWeight != 0 && (h.BlkioWeight < 10 || h.BlkioWeight > 1000):
+		return invalid("range of blkio weight is from 10 to 1000")
+	}
+	return nil
+}
+
+func checkDir(c Config, _ HostConfig) error {
+	if c.WorkingDir != "" && !path.IsAbs(c.WorkingDir) {
+		return invalid("the working directory '%s' is invalid, it needs to be an absolute path", c.WorkingDir)
+	}
+	return nil
+}
+
+func checkLog(_ Config, h HostConfig) error {
+	return oneOf("log driver", h.LogConfig.Type, "", "json-file", "none")
+}
+
+func checkHealth(c Config, _ HostConfig) error {
+	if c.Healthcheck == nil || len(c.Healthcheck.Test) == 0 {
+		return nil
+	}
+	return oneOf("healthcheck test type", c.Healthcheck.Test[0], "", "NONE", "CMD", "CMD-SHELL")
+}

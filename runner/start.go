@@ -1,0 +1,235 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/containerd/v2/pkg/cio"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/typeurl/v2"
+	"github.com/gantry-build/gantry/runner/network"
+	"github.com/gantry-build/gantry/runner/spec"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Start starts a container's process. Errors: errdefs.ErrNotModified when it runs already, and
+// ErrInvalidArgument when its command can't be executed, with runc's text.
+func (m *Manager) Start(ctx context.Context, ref string) error {
+	c, err := m.find(ref)
+	if err != nil {
+		return err
+	}
+	c.op.Lock()
+	defer c.op.Unlock()
+	st := c.record().State
+	switch {
+	case st.Removing:
+		return conflict("container is marked for removal and cannot be started")
+	case st.Paused:
+		return conflict("cannot start a paused container, try unpause instead")
+	case c.current() != nil:
+		return errdefs.ErrNotModified.WithMessage("container is already running")
+	}
+	c.backoff.cancel()
+	c.backoff.reset()
+	if err := c.update(func(r *Record) { r.RestartCount, r.ManuallyStopped = 0, false }); err != nil {
+		return err
+	}
+	err = m.startRun(context.WithoutCancel(scoped(ctx)), c) // half a start helps nobody
+	if err != nil && c.record().HostConfig.AutoRemove {
+		err = errors.Join(err, m.remove(context.WithoutCancel(scoped(ctx)), c, true))
+	}
+	return err
+}
+
+// startRun makes a run. The caller holds c.op, and c has no run.
+func (m *Manager) startRun(ctx context.Context, c *container) error {
+	if m.ctx.Err() != nil {
+		return errdefs.ErrUnavailable.WithMessage(errClosing.Error())
+	}
+	r, ep, exit, err := m.launch(ctx, c)
+	if err != nil {
+		return m.startFailed(c, err)
+	}
+	c.mu.Lock()
+	c.run = r
+	c.rec.Endpoint = ep
+	c.rec.State = State{
+		Running: true, Pid: int(r.task.Pid()), StartedAt: time.Now().UTC(), FinishedAt: c.rec.State.FinishedAt,
+	}
+	err = c.save()
+	rec := c.rec
+	c.mu.Unlock()
+	if err != nil {
+		m.log.Error("writing the record of a started container", "container", c.id, "error", err)
+	}
+	r.io.started(r.task)
+	m.emit(rec, "start")
+	m.background(func() { m.watch(c, r, exit) })
+	m.startHealth(c, r)
+	return nil
+}
+
+// startFailed books a start that did not happen. The exit codes are Docker's.
+func (m *Manager) startFailed(c *container, cause error) error {
+	code, class := 128, false
+	switch text := cause.Error(); {
+	case strings.Contains(text, "executable file not found"), strings.Contains(text, "no such file or directory"):
+		code, class = 127, true
+	case strings.Contains(text, "permission denied"), strings.Contains(text, "is a directory"):
+		code, class = 126, true
+	}
+	c.mu.Lock()
+	c.rec.State = State{ExitCode: code, Error: cause.Error(), StartedAt: c.rec.State.StartedAt, FinishedAt: time.Now().UTC()}
+	c.rec.Endpoint = nil
+	err := c.save()
+	end := c.ending
+	end.code, c.ending = code, newEnding()
+	c.mu.Unlock()
+	if err != nil {
+		m.log.Error("writing the record of a container that failed to start", "container", c.id, "error", err)
+	}
+	c.streams.end()
+	close(end.done)
+	if class && !errdefs.IsInvalidArgument(cause) {
+		return errdefs.ErrInvalidArgument.WithMessage(cause.Error())
+	}
+	return cause
+}
+
+// launch makes the task, gives it its network, and starts it. After an error nothing is left.
+func (m *Manager) launch(ctx context.Context, c *container) (_ *run, ep *network.Endpoint, _ <-chan client.ExitStatus, err error) {
+	rec := c.record()
+	cont, err := m.o.Client.LoadContainer(ctx, c.id)
+	if err != nil {
+		return nil, nil, nil, fmt.Errorf("container %s: %w", c.id, err)
+	}
+	if err := dropTask(ctx, cont); err != nil {
+		return nil, nil, nil, err
+	}
+	s, err := m.specFor(ctx, c, rec)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	if err := cont.Update(ctx, withSpec(s)); err != nil {
+		return nil, nil, nil, fmt.Errorf("container %s: %w", c.id, err)
+	}
+	r := &run{}
+	r.task, err = cont.NewTask(ctx, func(string) (cio.IO, error) {
+		dir := filepath.Join(m.fifoDir(), c.id)
+		var err error
+		r.io, err = openStdio(dir, stdioPaths(dir, rec.Config.Tty, rec.Config.OpenStdin), c.streams)
+		if err != nil {
+			return nil, err // a nil *stdio in a cio.IO would not be nil
+		}
+		return r.io, nil
+	})
+	if err != nil {
+		return nil, nil, nil, fmt.Errorf("failed to create task for container: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			_, e := r.task.Delete(ctx, client.WithProcessKill)
+			err = errors.Join(err, e, m.detach(ctx, rec))
+		}
+	}()
+	if ep, err = m.connect(ctx, c, rec, int(r.task.Pid())); err != nil {
+		return nil, nil, nil, err
+	}
+	exit, err := r.task.Wait(m.ctx)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	if err := r.task.Start(ctx); err != nil {
+		return nil, nil, nil, fmt.Errorf("failed to start task for container: %w", err)
+	}
+	return r, ep, exit, nil
+}
+
+// dropTask removes what a killed daemon may have left of a run that was never booked.
+func dropTask(ctx context.Context, cont client.Container) error {
+	task, err := cont.Task(ctx, nil)
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
+	if err == nil {
+		_, err = task.Delete(ctx, client.WithProcessKill)
+	}
+	if err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("left-over task of container %s: %w", cont.ID(), err)
+	}
+	return nil
+}
+
+func withSpec(s *specs.Spec) client.UpdateContainerOpts {
+	return func(_ context.Context, _ *client.Client, c *containers.Container) (err error) {
+		c.Spec, err = typeurl.MarshalAny(s)
+		return err
+	}
+}
+
+// specFor looks everything up that the specification needs, and makes it.
+func (m *Manager) specFor(ctx context.Context, c *container, rec Record) (*specs.Spec, error) {
+	in := spec.Input{ID: rec.ID, Config: rec.Config, Host: rec.HostConfig}
+	err := m.withRootfs(ctx, rec.ID, func(root string) (err error) {
+		in.User, err = lookupUser(root, rec.Config.User, rec.HostConfig.GroupAdd)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if in.Devices, err = lookupDevices(rec.HostConfig.Devices); err != nil {
+		return nil, err
+	}
+	if in.Machine, err = lookMachine(rec.HostConfig.Privileged); err != nil {
+		return nil, err
+	}
+	if in.Files, err = m.writeFiles(c, rec); err != nil {
+		return nil, err
+	}
+	for _, p := range rec.Mounts {
+		in.Mounts = append(in.Mounts, p.Mount)
+	}
+	s, err := spec.Build(in)
+	if err != nil {
+		return nil, err
+	}
+	if err := spec.Seccomp(s, rec.HostConfig); err != nil {
+		return nil, err
+	}
+	way, err := m.o.Qemu.Way(rec.Platform)
+	if err != nil {
+		return nil, err
+	}
+	return s, way.Edit(s)
+}
+
+// connect attaches a created task to the bridge and completes its hosts file.
+func (m *Manager) connect(ctx context.Context, c *container, rec Record, pid int) (*network.Endpoint, error) {
+	if rec.HostConfig.NetworkMode != "bridge" {
+		return nil, nil
+	}
+	ep, err := m.o.Network.Attach(ctx, c.id, pid, rec.Ports)
+	if errors.Is(err, network.ErrAttached) { // the daemon died between the two halves of an end
+		if err = m.o.Network.Detach(ctx, c.id); err == nil {
+			ep, err = m.o.Network.Attach(ctx, c.id, pid, rec.Ports)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &ep, m.writeHosts(c, rec, ep.IP, ep.Gateway)
+}
+
+func (m *Manager) detach(ctx context.Context, rec Record) error {
+	if rec.HostConfig.NetworkMode != "bridge" {
+		return nil
+	}
+	return m.o.Network.Detach(ctx, rec.ID)
+}
