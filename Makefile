@@ -51,7 +51,7 @@ lint: payload ## vet, staticcheck and formatting
 
 bench: setup build bases peers ## compare with buildkitd and buildctl; writes docs/benchmarks.md's numbers
 	$(GO) test -run '^$$' -bench . -benchtime 10x ./solver ./runner/network
-	GANTRY_BENCH=1 $(GO) test -timeout 60m -count 1 -v -run TestCompare ./testdata/e2e
+	GANTRY_BENCH=1 $(GO) test -timeout 60m -count 1 -v -run TestCompare ./cmd/gantry
 
 install: build ## install to PREFIX (/usr/local)
 	install -D -m 0755 bin/gantry $(DESTDIR)$(PREFIX)/bin/gantry

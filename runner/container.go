@@ -28,6 +28,18 @@ type container struct {
 	ending  *ending       // of the current or next run
 	removed chan struct{} // closed by removal
 	backoff *backoff
+	kept    int // restarts under way, during which an end removes nothing
+}
+
+// keep protects a container with --rm while it is restarted by hand.
+func (c *container) keep(on bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if on {
+		c.kept++
+	} else {
+		c.kept--
+	}
 }
 
 // run is one life of a container's process.
@@ -99,13 +111,11 @@ func (c *container) running() (*run, error) {
 // release lets go of the process without ending it.
 func (c *container) release() {
 	c.backoff.cancel()
+	c.streams.end()
 	if r := c.current(); r != nil {
-		if r.health != nil {
-			r.health()
-		}
 		r.io.release()
 	}
-	c.streams.end()
+	c.streams.end() // the last piece of an unfinished line, and clients that came in between
 }
 
 // backoff spaces restarts: 100 ms, doubled by each short run up to a minute.

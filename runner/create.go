@@ -38,7 +38,7 @@ func (m *Manager) Create(ctx context.Context, req CreateRequest) (id string, war
 	if m.ctx.Err() != nil {
 		return "", nil, errdefs.ErrUnavailable.WithMessage(errClosing.Error())
 	}
-	ctx, done, err := m.o.Client.WithLease(scoped(ctx)) // keeps the snapshot until the record names it
+	ctx, done, err := m.client.WithLease(scoped(ctx)) // keeps the snapshot until the record names it
 	if err != nil {
 		return "", nil, err
 	}
@@ -62,7 +62,7 @@ func (m *Manager) Create(ctx context.Context, req CreateRequest) (id string, war
 // plan settles everything that can be refused before something is made.
 func (m *Manager) plan(ctx context.Context, req CreateRequest) (Record, *cache.Image, error) {
 	rec := Record{ID: newID(), Created: time.Now().UTC(), HostConfig: req.Host}
-	img, err := m.o.Store.Open(ctx, req.Config.Image, req.Platform)
+	img, err := m.store.Open(ctx, req.Config.Image, req.Platform)
 	if err != nil {
 		return rec, nil, err
 	}
@@ -78,10 +78,18 @@ func (m *Manager) plan(ctx context.Context, req CreateRequest) (Record, *cache.I
 	}
 	way, err := m.o.Qemu.Way(img.Platform)
 	if err != nil {
-		return rec, nil, err
+		return rec, nil, refused(err)
 	}
 	rec.Emulated, rec.Emulator = way.Mode == qemu.Emulated, way.Emulator
 	return rec, img, nil
+}
+
+// refused makes the qemu room's refusal the user's error, not the daemon's.
+func refused(err error) error {
+	if r := (*qemu.RefusedError)(nil); errors.As(err, &r) {
+		return errdefs.ErrInvalidArgument.WithMessage(err.Error())
+	}
+	return err
 }
 
 // settle fills in defaults and checks the options.
@@ -133,7 +141,7 @@ func networkMode(mode string, disabled bool) (string, error) {
 
 // make does what plan has settled: volumes, snapshot, containerd's container, record.
 func (m *Manager) make(ctx context.Context, rec *Record, img *cache.Image) (err error) {
-	if _, err := m.o.Client.SnapshotService(cache.Snapshotter).Prepare(ctx, rec.ID, img.Snapshot); err != nil {
+	if _, err := m.client.SnapshotService(cache.Snapshotter).Prepare(ctx, rec.ID, img.Snapshot); err != nil {
 		return fmt.Errorf("root file system of %s: %w", rec.Image, err)
 	}
 	if rec.Mounts, err = m.resolveMounts(*rec); err != nil {
@@ -143,7 +151,7 @@ func (m *Manager) make(ctx context.Context, rec *Record, img *cache.Image) (err 
 		return err
 	}
 	name, opts := m.runtime()
-	_, err = m.o.Client.NewContainer(ctx, rec.ID,
+	_, err = m.client.NewContainer(ctx, rec.ID,
 		client.WithRuntime(name, opts),
 		client.WithContainerLabels(map[string]string{"gantry.build/name": rec.Name}),
 		client.WithSpec(&oci.Spec{Version: "1.2.0"}), // each start writes the real one
@@ -181,8 +189,8 @@ func (m *Manager) enter(rec Record) error {
 
 // unmake undoes a make that failed somewhere. What is not there is no error.
 func (m *Manager) unmake(ctx context.Context, rec Record) {
-	err := m.o.Client.ContainerService().Delete(ctx, rec.ID)
-	if e := m.o.Client.SnapshotService(cache.Snapshotter).Remove(ctx, rec.ID); err == nil || errdefs.IsNotFound(err) {
+	err := m.client.ContainerService().Delete(ctx, rec.ID)
+	if e := m.client.SnapshotService(cache.Snapshotter).Remove(ctx, rec.ID); err == nil || errdefs.IsNotFound(err) {
 		err = e
 	}
 	if err != nil && !errdefs.IsNotFound(err) {
@@ -197,7 +205,7 @@ func (m *Manager) unmake(ctx context.Context, rec Record) {
 // runtime is the shim with a runc state directory of this daemon's own, so that two data roots do
 // not meet in /run/runc.
 func (m *Manager) runtime() (string, *options.Options) {
-	name, o := m.o.Store.Runtime()
+	name, o := m.store.Runtime()
 	if o == nil {
 		o = &options.Options{}
 	}
@@ -220,7 +228,7 @@ func (m *Manager) warn(req CreateRequest, rec Record) []string {
 // withRootfs calls f with the container's root file system, mounted for reading in a private place.
 // The container must not run.
 func (m *Manager) withRootfs(ctx context.Context, id string, f func(root string) error) error {
-	mounts, err := m.o.Client.SnapshotService(cache.Snapshotter).Mounts(ctx, id)
+	mounts, err := m.client.SnapshotService(cache.Snapshotter).Mounts(ctx, id)
 	if err != nil {
 		return fmt.Errorf("root file system of container %s: %w", id, err)
 	}

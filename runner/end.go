@@ -50,7 +50,7 @@ func (m *Manager) ended(c *container, r *run, code int, at time.Time) {
 	}
 	c.run, c.rec.State, c.rec.Endpoint = nil, st, nil
 	err := c.save()
-	rec, end := c.rec, c.ending
+	rec, end, kept := c.rec, c.ending, c.kept > 0
 	end.code, c.ending = code, newEnding()
 	c.mu.Unlock()
 	if err != nil {
@@ -62,7 +62,7 @@ func (m *Manager) ended(c *container, r *run, code int, at time.Time) {
 	switch {
 	case again:
 		m.restartLater(c, lived)
-	case rec.HostConfig.AutoRemove && !rec.State.Removing:
+	case rec.HostConfig.AutoRemove && !rec.State.Removing && !kept:
 		m.background(func() { m.autoRemove(c) })
 	}
 }

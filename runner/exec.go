@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/containerd/containerd/v2/client"
@@ -217,6 +218,19 @@ func (m *Manager) watchExec(e *execProcess, exit <-chan client.ExitStatus) {
 	}
 	e.finish(int(code))
 	m.emit(e.c.record(), "exec_die", "execID", e.state.ID, "exitCode", strconv.Itoa(int(code)))
+}
+
+// killExec ends a process that takes too long.
+func (m *Manager) killExec(e *execProcess) {
+	e.mu.Lock()
+	p := e.process
+	e.mu.Unlock()
+	if p == nil {
+		return
+	}
+	if err := p.Kill(context.WithoutCancel(m.ctx), syscall.SIGKILL); err != nil && !errdefs.IsNotFound(err) {
+		m.log.Warn("killing an exec process", "exec", e.state.ID, "error", err)
+	}
 }
 
 // ExecResize tells the terminal of a process its size.

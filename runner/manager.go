@@ -32,8 +32,8 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// Store is what a runner asks of the one store; *cache.Store has it.
-type Store interface {
+// images is what a runner asks of the one store.
+type images interface {
 	// Open finds a local image and makes the root file system of the wanted platform ready.
 	Open(ctx context.Context, ref string, p *ocispec.Platform) (*cache.Image, error)
 	// Runtime names the shim and how it finds runc.
@@ -59,8 +59,7 @@ type Network interface {
 type Options struct {
 	Root    string // containers/ and volumes/ are made below it
 	State   string // FIFOs and runc's state; gone after a reboot; a short path
-	Store   Store
-	Client  *client.Client
+	Store   *cache.Store
 	Qemu    Emulation
 	Network Network
 	Log     *slog.Logger
@@ -69,6 +68,8 @@ type Options struct {
 // Manager keeps the containers of one data root. All methods are safe for concurrent use.
 type Manager struct {
 	o       Options
+	store   images
+	client  *client.Client
 	log     *slog.Logger
 	volumes *volumes
 	events  bus
@@ -91,7 +92,7 @@ func Start(ctx context.Context, o Options) (*Manager, error) {
 		o.Log = slog.Default()
 	}
 	m := &Manager{
-		o: o, log: o.Log, byID: map[string]*container{}, names: map[string]string{},
+		o: o, store: o.Store, client: o.Store.Client, log: o.Log, byID: map[string]*container{}, names: map[string]string{},
 		volumes: &volumes{dir: filepath.Join(o.Root, "volumes")},
 	}
 	base := namespaces.WithNamespace(context.WithoutCancel(ctx), cache.Namespace)
@@ -111,7 +112,9 @@ func Start(ctx context.Context, o Options) (*Manager, error) {
 // Close lets go of all containers, which keep running, and waits for the goroutines. Attached
 // clients get the end of their streams.
 func (m *Manager) Close() error {
+	m.mu.Lock()
 	m.stop()
+	m.mu.Unlock()
 	for _, c := range m.all() {
 		c.release()
 	}
@@ -198,39 +201,26 @@ func (m *Manager) Running() int {
 	return n
 }
 
+// Users names the containers that were made from the image with this digest.
+func (m *Manager) Users(target string) []string {
+	var ids []string
+	for _, r := range m.List() {
+		if r.ImageID == target {
+			ids = append(ids, r.ID)
+		}
+	}
+	return ids
+}
+
 // background runs f in a goroutine that Close waits for. It is false when the manager is closing.
 func (m *Manager) background(f func()) bool {
+	m.mu.RLock() // not between Close's stop and its wait
+	defer m.mu.RUnlock()
 	if m.ctx.Err() != nil {
 		return false
 	}
 	m.wg.Go(f)
 	return true
-}
-
-// Size returns the bytes of a container's own layer and of its whole root file system.
-func (m *Manager) Size(ctx context.Context, ref string) (own, whole int64, err error) {
-	c, err := m.find(ref)
-	if err != nil {
-		return 0, 0, err
-	}
-	ctx = scoped(ctx)
-	sn := m.o.Client.SnapshotService(cache.Snapshotter)
-	for key := c.id; key != ""; {
-		u, err := sn.Usage(ctx, key)
-		if err != nil {
-			return 0, 0, fmt.Errorf("size of container %s: %w", c.id, err)
-		}
-		if key == c.id {
-			own = u.Size
-		}
-		whole += u.Size
-		info, err := sn.Stat(ctx, key)
-		if err != nil {
-			return 0, 0, fmt.Errorf("size of container %s: %w", c.id, err)
-		}
-		key = info.Parent
-	}
-	return own, whole, nil
 }
 
 // conflict and its like keep Docker's texts without a suffix of our own.

@@ -95,7 +95,7 @@ func (m *Manager) remove(ctx context.Context, c *container, withVolumes bool) er
 // removeTask deletes containerd's side of a container: task, container, snapshot. What is gone
 // already is no error, so that a removal that was cut off can be finished.
 func (m *Manager) removeTask(ctx context.Context, id string) error {
-	cont, err := m.o.Client.LoadContainer(ctx, id)
+	cont, err := m.client.LoadContainer(ctx, id)
 	if err == nil {
 		if err = dropTask(ctx, cont); err == nil {
 			err = cont.Delete(ctx)
@@ -104,7 +104,7 @@ func (m *Manager) removeTask(ctx context.Context, id string) error {
 	if err != nil && !errdefs.IsNotFound(err) {
 		return err
 	}
-	err = m.o.Client.SnapshotService(cache.Snapshotter).Remove(ctx, id)
+	err = m.client.SnapshotService(cache.Snapshotter).Remove(ctx, id)
 	if err != nil && !errdefs.IsNotFound(err) {
 		return err
 	}
@@ -137,4 +137,3 @@ func (m *Manager) Rename(ref, name string) error {
 	m.emit(c.record(), "rename", "oldName", "/"+old)
 	return nil
 }
-

@@ -106,7 +106,7 @@ func (m *Manager) startFailed(c *container, cause error) error {
 // launch makes the task, gives it its network, and starts it. After an error nothing is left.
 func (m *Manager) launch(ctx context.Context, c *container) (_ *run, ep *network.Endpoint, _ <-chan client.ExitStatus, err error) {
 	rec := c.record()
-	cont, err := m.o.Client.LoadContainer(ctx, c.id)
+	cont, err := m.client.LoadContainer(ctx, c.id)
 	if err != nil {
 		return nil, nil, nil, fmt.Errorf("container %s: %w", c.id, err)
 	}
@@ -205,7 +205,7 @@ func (m *Manager) specFor(ctx context.Context, c *container, rec Record) (*specs
 	}
 	way, err := m.o.Qemu.Way(rec.Platform)
 	if err != nil {
-		return nil, err
+		return nil, refused(err)
 	}
 	return s, way.Edit(s)
 }

@@ -27,6 +27,7 @@ type stdio struct {
 	out    sync.WaitGroup // output copiers
 	in     sync.WaitGroup
 	closer chan client.Process // told once, when the process has started
+	to     *streams
 	once   sync.Once
 }
 
@@ -49,7 +50,7 @@ func openStdio(dir string, cfg cio.Config, s *streams) (_ *stdio, err error) {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(context.Background()) // ends with release or Close, not with a request
-	io := &stdio{cfg: cfg, dir: dir, cancel: cancel, closer: make(chan client.Process, 1)}
+	io := &stdio{cfg: cfg, dir: dir, cancel: cancel, closer: make(chan client.Process, 1), to: s}
 	defer func() {
 		if err != nil {
 			io.release()
@@ -109,14 +110,18 @@ func (s *stdio) copyIn(w io.WriteCloser, r io.Reader) {
 // started tells whose input to end. Before that an end of input waits: the shim has no pipe yet.
 func (s *stdio) started(p client.Process) { s.once.Do(func() { s.closer <- p }) }
 
-// drain waits until all output is copied; no longer than d, since a process that left the
-// container's namespaces may hold the pipes.
+// drain waits until all output is copied; no longer than d for clients that read slowly, and a
+// second more for a process that left the container's namespaces and holds the pipes.
 func (s *stdio) drain(d time.Duration) {
 	done := make(chan struct{})
-	go func() { s.out.Wait(); close(done) }()
-	select {
-	case <-done:
-	case <-time.After(d):
+	go func() { s.out.Wait(); close(done) }() // ends with release at the latest
+	for _, limit := range []time.Duration{d, time.Second} {
+		select {
+		case <-done:
+			return
+		case <-time.After(limit):
+			s.to.hurry()
+		}
 	}
 }
 
@@ -136,6 +141,7 @@ func (s *stdio) release() {
 	for _, p := range s.pipes {
 		_ = p.Close()
 	}
+	s.to.hurry() // a copier may wait for a client
 	s.out.Wait()
 }
 

@@ -34,6 +34,7 @@ type streams struct {
 	lines   map[byte]io.WriteCloser // into the log, by stream
 	clients map[*Attachment]bool
 	stdin   *stdinPipe
+	hurried bool // the run is over: do not wait for clients any more
 }
 
 func newStreams(log *logs.Log) *streams {
@@ -58,15 +59,30 @@ func (s *streams) emit(stream byte, p []byte) {
 	for a := range s.clients {
 		clients = append(clients, a)
 	}
+	hurried := s.hurried
 	s.mu.Unlock()
 	for _, a := range clients {
-		a.push(Chunk{stream, append([]byte(nil), p...)})
+		a.push(Chunk{stream, append([]byte(nil), p...)}, hurried)
+	}
+}
+
+// hurry stops waiting for slow clients. What is left in the pipes, 64 KiB each at most, is queued for
+// them all the same.
+func (s *streams) hurry() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.hurried = true
+	for a := range s.clients {
+		a.mu.Lock()
+		a.hurried = true
+		a.ready.Broadcast()
+		a.mu.Unlock()
 	}
 }
 
 // attach adds a client. What is logged until the returned time is not passed to it, all else is.
 func (s *streams) attach() (*Attachment, time.Time) {
-	a := &Attachment{streams: s}
+	a := &Attachment{streams: s, gone: make(chan struct{})}
 	a.ready.L = &a.mu
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -100,6 +116,7 @@ func (s *streams) end() {
 	s.openLog()
 	s.stdin.abandon()
 	s.stdin = newStdinPipe()
+	s.hurried = false
 	s.mu.Unlock()
 	for a := range clients {
 		a.finish()
@@ -110,13 +127,15 @@ func (s *streams) end() {
 type Attachment struct {
 	streams *streams
 	stdin   *stdinPipe
+	gone    chan struct{} // closed by Close, for a Write that waits
 
-	mu     sync.Mutex
-	ready  sync.Cond // something below changed
-	queue  []Chunk
-	size   int
-	ended  bool // no more will come
-	closed bool // the client is gone
+	mu      sync.Mutex
+	ready   sync.Cond // something below changed
+	queue   []Chunk
+	size    int
+	ended   bool // no more will come
+	closed  bool // the client is gone
+	hurried bool // push does not wait
 }
 
 // Next returns the next piece of output, waiting for it; io.EOF when the process has ended or
@@ -137,10 +156,11 @@ func (a *Attachment) Next() (Chunk, error) {
 	return c, nil
 }
 
-func (a *Attachment) push(c Chunk) {
+func (a *Attachment) push(c Chunk, hurried bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for a.size >= clientBuffer && !a.closed && !a.ended {
+	a.hurried = a.hurried || hurried
+	for a.size >= clientBuffer && !a.closed && !a.ended && !a.hurried {
 		a.ready.Wait()
 	}
 	if a.closed || a.ended {
@@ -159,39 +179,23 @@ func (a *Attachment) finish() {
 }
 
 // Write sends input to the process. It waits for the process to be started and to read, and fails
-// when it ends.
-func (a *Attachment) Write(p []byte) (int, error) { return a.stdin.Write(p) }
+// when it ends, or the attachment is closed.
+func (a *Attachment) Write(p []byte) (int, error) { return a.stdin.write(p, a.gone) }
 
 // CloseInput gives the process the end of its input.
-func (a *Attachment) CloseInput() { a.stdin.CloseWrite() }
+func (a *Attachment) CloseInput() { a.stdin.closeWrite() }
 
 // Close detaches. The process goes on.
 func (a *Attachment) Close() error {
 	a.streams.detach(a)
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if a.closed {
+		return nil
+	}
 	a.closed = true
 	a.queue = nil
+	close(a.gone)
 	a.ready.Broadcast()
 	return nil
 }
-
-// stdinPipe joins the clients that write with the one process that reads.
-type stdinPipe struct {
-	r *io.PipeReader
-	w *io.PipeWriter
-}
-
-func newStdinPipe() *stdinPipe {
-	r, w := io.Pipe()
-	return &stdinPipe{r, w}
-}
-
-func (p *stdinPipe) Read(b []byte) (int, error)  { return p.r.Read(b) }
-func (p *stdinPipe) Write(b []byte) (int, error) { return p.w.Write(b) }
-
-// CloseWrite ends the input: the reader gets io.EOF.
-func (p *stdinPipe) CloseWrite() { _ = p.w.Close() }
-
-// abandon ends the reader: writers get io.ErrClosedPipe.
-func (p *stdinPipe) abandon() { _ = p.r.Close() }

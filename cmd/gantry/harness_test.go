@@ -1,0 +1,277 @@
+// The tests of this package drive the real program, as `make build` makes it, with real images,
+// registries and containers. They are what the README promises.
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/gantry-build/gantry/internal/need"
+)
+
+// gantry is the program on one data root of its own.
+type gantry struct {
+	t    testing.TB
+	bin  string
+	root string
+	env  []string
+}
+
+// program returns the program under test.
+func program(t testing.TB) string {
+	t.Helper()
+	need.Root(t)
+	bin, err := filepath.Abs("../../bin/gantry")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return need.File(t, bin, "build")
+}
+
+// newGantry gives a test a data root of its own, and takes everything away that was made in it.
+func newGantry(t testing.TB) *gantry {
+	t.Helper()
+	root, err := os.MkdirTemp("", "gantry-e2e-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := &gantry{t: t, bin: program(t), root: root, env: []string{"GANTRY_ROOT=" + root, "GANTRY_IDLE=2m", "BUILDKIT_PROGRESS=plain"}}
+	t.Cleanup(g.remove)
+	return g
+}
+
+func (g *gantry) remove() {
+	if ids := strings.Fields(g.output("ps", "-aq")); len(ids) > 0 {
+		g.output(append([]string{"rm", "-f"}, ids...)...)
+	}
+	log, _ := os.ReadFile(filepath.Join(g.root, "daemon.log"))
+	if _, stderr, err := g.try("daemon", "stop"); err != nil {
+		g.t.Errorf("daemon stop: %v\n%s", err, stderr)
+	}
+	if g.t.Failed() {
+		g.t.Logf("daemon.log:\n%s", tail(string(log), 40))
+	}
+	if left := mountsBelow(g.root); len(left) > 0 {
+		g.t.Errorf("mounts are left behind: %v", left)
+	}
+	if err := os.RemoveAll(g.root); err != nil {
+		g.t.Error(err)
+	}
+}
+
+func tail(s string, n int) string {
+	lines := strings.Split(s, "\n")
+	if len(lines) > n {
+		lines = lines[len(lines)-n:]
+	}
+	return strings.Join(lines, "\n")
+}
+
+func mountsBelow(dir string) (found []string) {
+	info, _ := os.ReadFile("/proc/self/mountinfo")
+	for line := range strings.Lines(string(info)) {
+		if f := strings.Fields(line); len(f) > 4 && strings.HasPrefix(f[4], dir+"/") {
+			found = append(found, f[4])
+		}
+	}
+	return found
+}
+
+func (g *gantry) command(args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(g.t.Context(), g.bin, args...)
+	cmd.Env = append(os.Environ(), g.env...)
+	return cmd
+}
+
+// try runs a command with a time limit.
+func (g *gantry) try(args ...string) (stdout, stderr string, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, g.bin, args...)
+	cmd.Env = append(os.Environ(), g.env...)
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	err = cmd.Run()
+	return out.String(), errs.String(), err
+}
+
+// run fails the test when the command fails, and returns its stdout without the last newline.
+func (g *gantry) run(args ...string) string {
+	g.t.Helper()
+	out, stderr, err := g.try(args...)
+	if err != nil {
+		g.t.Fatalf("gantry %s: %v\n%s%s", strings.Join(args, " "), err, out, tail(stderr, 60))
+	}
+	return strings.TrimSpace(out)
+}
+
+func (g *gantry) output(args ...string) string {
+	out, _, _ := g.try(args...)
+	return strings.TrimSpace(out)
+}
+
+// fails wants the command to end with a code that is not 0 and a last line on stderr that holds
+// every word of want, and returns stderr.
+func (g *gantry) fails(want []string, args ...string) string {
+	g.t.Helper()
+	out, stderr, err := g.try(args...)
+	if err == nil {
+		g.t.Fatalf("gantry %s: should have failed\n%s%s", strings.Join(args, " "), out, stderr)
+	}
+	lines := strings.Split(strings.TrimSpace(stderr), "\n")
+	last := lines[len(lines)-1]
+	if !strings.HasPrefix(last, "gantry: ") {
+		g.t.Errorf("gantry %s: the last line does not begin with gantry: \n%s", strings.Join(args, " "), stderr)
+	}
+	for _, w := range want {
+		if !strings.Contains(last, w) {
+			g.t.Errorf("gantry %s: %q is not in the message: %s", strings.Join(args, " "), w, last)
+		}
+	}
+	return stderr
+}
+
+type daemonStatus struct {
+	PID       int      `json:"pid"`
+	Platforms []string `json:"platforms"`
+}
+
+func (g *gantry) status() daemonStatus {
+	g.t.Helper()
+	var s daemonStatus
+	if err := json.Unmarshal([]byte(g.run("daemon", "status", "--json")), &s); err != nil {
+		g.t.Fatal(err)
+	}
+	return s
+}
+
+// base makes the image debian:bookworm-slim of the given platforms.
+func (g *gantry) base(platforms ...string) {
+	g.t.Helper()
+	for _, p := range platforms {
+		arch := strings.Split(p, "/")[1]
+		tar := need.File(g.t, "../../.cache/base/bookworm-slim-"+arch+".tar", "bases")
+		g.run("import", "--platform", p, tar, "debian:bookworm-slim")
+	}
+}
+
+// dir writes files into a new directory.
+func dir(t testing.TB, files map[string]string) string {
+	t.Helper()
+	d := t.TempDir()
+	for name, text := range files {
+		path := filepath.Join(d, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return d
+}
+
+// probes are one small static program for each architecture, for images FROM scratch.
+var probes struct {
+	sync.Mutex
+	dir string
+}
+
+// probe returns a build context whose Dockerfile puts the probe of the right architecture into an
+// image: `/probe serve ADDR TEXT`, `/probe say WORD...`, `/probe sleep`.
+func probe(t testing.TB) string {
+	t.Helper()
+	probes.Lock()
+	defer probes.Unlock()
+	if probes.dir != "" {
+		return probes.dir
+	}
+	d, err := os.MkdirTemp("", "gantry-probe-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, arch := range []string{"amd64", "arm", "arm64"} {
+		cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", filepath.Join(d, arch), "../../testdata/probe")
+		cmd.Env = append(os.Environ(), "GOARCH="+arch, "GOARM=7", "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("building the probe: %v\n%s", err, out)
+		}
+	}
+	text := "FROM scratch\nARG TARGETARCH\nCOPY ${TARGETARCH} /probe\nENTRYPOINT [\"/probe\"]\nCMD [\"say\", \"hello\"]\n"
+	if err := os.WriteFile(filepath.Join(d, "Dockerfile"), []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	probes.dir = d
+	return d
+}
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if probes.dir != "" {
+		os.RemoveAll(probes.dir)
+	}
+	os.Exit(code)
+}
+
+// freePort returns a TCP port of loopback that no one listens on.
+func freePort(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	return port
+}
+
+// registry starts gantry's registry on loopback and returns its host:port.
+func (g *gantry) registry(tls bool) string {
+	g.t.Helper()
+	host := "localhost:" + freePort(g.t)
+	args := []string{"registry", "serve", "--addr", host}
+	if tls {
+		args = append(args, "--tls")
+	}
+	cmd := g.command(args...)
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	if err := cmd.Start(); err != nil {
+		g.t.Fatal(err)
+	}
+	g.t.Cleanup(func() {
+		_ = cmd.Process.Signal(os.Interrupt)
+		_ = cmd.Wait()
+	})
+	eventually(g.t, "the registry listens", func() error {
+		c, err := net.DialTimeout("tcp", host, time.Second)
+		if err == nil {
+			c.Close()
+		}
+		return err
+	})
+	return host
+}
+
+// eventually waits up to a minute for f to return nil.
+func eventually(t testing.TB, what string, f func() error) {
+	t.Helper()
+	var err error
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		if err = f(); err == nil {
+			return
+		}
+	}
+	t.Fatalf("%s: %v", what, fmt.Errorf("not after a minute: %w", err))
+}

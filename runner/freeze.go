@@ -1,0 +1,61 @@
+package runner
+
+import (
+	"context"
+	"fmt"
+)
+
+// Pause freezes all processes of a container.
+func (m *Manager) Pause(ctx context.Context, ref string) error {
+	return m.freeze(ctx, ref, true)
+}
+
+// Unpause thaws them.
+func (m *Manager) Unpause(ctx context.Context, ref string) error {
+	return m.freeze(ctx, ref, false)
+}
+
+func (m *Manager) freeze(ctx context.Context, ref string, pause bool) error {
+	c, err := m.find(ref)
+	if err != nil {
+		return err
+	}
+	c.op.Lock()
+	defer c.op.Unlock()
+	r, err := c.running()
+	if err != nil {
+		return err
+	}
+	if c.record().State.Paused == pause {
+		if pause {
+			return conflict("container %s is already paused", c.id)
+		}
+		return conflict("container %s is not paused", c.id)
+	}
+	act, word := r.task.Pause, "pause"
+	if !pause {
+		act, word = r.task.Resume, "unpause"
+	}
+	if err := act(scoped(ctx)); err != nil {
+		return fmt.Errorf("cannot %s container %s: %w", word, c.id, err)
+	}
+	err = c.update(func(r *Record) { r.State.Paused = pause })
+	m.emit(c.record(), word)
+	return err
+}
+
+// Resize tells a container's terminal its size.
+func (m *Manager) Resize(ctx context.Context, ref string, height, width uint32) error {
+	c, err := m.find(ref)
+	if err != nil {
+		return err
+	}
+	r, err := c.running()
+	if err != nil {
+		return err
+	}
+	if err := r.task.Resize(scoped(ctx), width, height); err != nil {
+		return fmt.Errorf("cannot resize the terminal of container %s: %w", c.id, err)
+	}
+	return nil
+}

@@ -1,0 +1,128 @@
+package runner
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+
+	"github.com/gantry-build/gantry/runner/spec"
+)
+
+func bindMount(r spec.MountRequest) (p MountPoint, err error) {
+	var o spec.BindOptions
+	if r.BindOptions != nil {
+		o = *r.BindOptions
+	}
+	if !path.IsAbs(r.Source) {
+		return p, invalid("invalid mount path: '%s' mount path must be absolute", r.Source)
+	}
+	if _, err := os.Stat(r.Source); errors.Is(err, os.ErrNotExist) && o.CreateMountpoint {
+		if err := os.MkdirAll(r.Source, 0o755); err != nil {
+			return p, invalid("error while creating mount source path '%s': %v", r.Source, err)
+		}
+	} else if err != nil {
+		return p, invalid("invalid mount config for type \"bind\": bind source path does not exist: %s", r.Source)
+	}
+	if _, err := parseMode(o.Propagation); err != nil {
+		return p, err
+	}
+	p = bindPoint(r.Source, r.Target, !r.ReadOnly)
+	p.Propagation, p.Mount.Propagation = o.Propagation, o.Propagation
+	p.Mount.NonRecursive, p.Mount.ReadOnlyTop, p.Mount.ForceRO = o.NonRecursive, o.ReadOnlyNonRecursive, o.ReadOnlyForceRecursive
+	return p, nil
+}
+
+func (m *Manager) volumeMount(r spec.MountRequest) (p MountPoint, err error) {
+	var o spec.VolumeOptions
+	if r.VolumeOptions != nil {
+		o = *r.VolumeOptions
+	}
+	if o.DriverConfig != nil && o.DriverConfig.Name != "" && o.DriverConfig.Name != "local" {
+		return p, invalid("volume driver %q is not supported: use local", o.DriverConfig.Name)
+	}
+	if o.Subpath != "" && !filepath.IsLocal(o.Subpath) {
+		return p, invalid("volume subpath %q leaves the volume", o.Subpath)
+	}
+	vol := Volume{Name: r.Source, Labels: o.Labels}
+	if vol.Name == "" {
+		vol.Name, vol.Anonymous = newID(), true
+	}
+	if p, err = m.volume(vol, r.Target, !r.ReadOnly); err != nil {
+		return p, err
+	}
+	if o.Subpath != "" {
+		sub, err := subpath(p.Source, o.Subpath)
+		if err != nil {
+			return p, err
+		}
+		p.Mount.Source = sub
+	}
+	if o.NoCopy || o.Subpath != "" {
+		p.Mode = "nocopy"
+	}
+	return p, nil
+}
+
+// volume makes a volume and mounts it.
+func (m *Manager) volume(v Volume, dst string, rw bool) (MountPoint, error) {
+	v, err := m.volumes.ensure(v)
+	if err != nil {
+		return MountPoint{}, err
+	}
+	p := bindPoint(v.Path, dst, rw)
+	p.Type, p.Name, p.Anonymous = "volume", v.Name, v.Anonymous
+	return p, nil
+}
+
+// volumesFrom returns the mounts of another container, as CONTAINER[:ro|rw] asks.
+func (m *Manager) volumesFrom(from string) ([]MountPoint, error) {
+	ref, mode, _ := strings.Cut(from, ":")
+	if mode != "" && mode != "ro" && mode != "rw" {
+		return nil, invalid("invalid mode: %s", mode)
+	}
+	other, err := m.Get(ref)
+	if err != nil {
+		return nil, err
+	}
+	var points []MountPoint
+	for _, p := range other.Mounts {
+		if p.Type == "tmpfs" {
+			continue
+		}
+		if mode == "ro" {
+			p.RW, p.Mount.ReadOnly = false, true
+		}
+		p.Anonymous = false // it belongs to the other one
+		points = append(points, p)
+	}
+	return points, nil
+}
+
+func tmpfs(dst, options string) MountPoint {
+	p := MountPoint{Type: "tmpfs", Destination: path.Clean(dst), RW: true, Mode: options, Mount: spec.Mount{Type: "tmpfs", Target: dst}}
+	if options != "" {
+		p.Mount.Options = strings.Split(options, ",")
+	}
+	return p
+}
+
+func tmpfsMount(r spec.MountRequest) MountPoint {
+	var options []string
+	if o := r.TmpfsOptions; o != nil {
+		if o.SizeBytes > 0 {
+			options = append(options, fmt.Sprintf("size=%d", o.SizeBytes))
+		}
+		if o.Mode != 0 {
+			options = append(options, fmt.Sprintf("mode=%o", o.Mode))
+		}
+		for _, kv := range o.Options {
+			options = append(options, strings.Join(kv, "="))
+		}
+	}
+	p := tmpfs(r.Target, strings.Join(options, ","))
+	p.RW, p.Mount.ReadOnly = !r.ReadOnly, r.ReadOnly
+	return p
+}

@@ -1,0 +1,237 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/pkg/cio"
+	"github.com/containerd/errdefs"
+	"golang.org/x/sync/errgroup"
+)
+
+// found is what an earlier daemon left of a container.
+type found struct {
+	c    *container
+	run  *run // nil when no process lives
+	exit <-chan client.ExitStatus
+
+	died bool // a run ended that nobody has booked
+	code int
+	at   time.Time
+}
+
+// restore takes up everything that an earlier daemon left. The network is told who lives before any
+// run ends or starts, as it asks.
+func (m *Manager) restore(ctx context.Context) error {
+	all, err := m.load(scoped(ctx))
+	if err != nil {
+		return err
+	}
+	results := make([]found, len(all))
+	var g errgroup.Group
+	g.SetLimit(8) // each asks a shim, which asks runc
+	for i, c := range all {
+		g.Go(func() (err error) {
+			results[i], err = m.look(scoped(ctx), c)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	var onBridge []string
+	for _, f := range results {
+		if f.run != nil && f.c.record().HostConfig.NetworkMode == "bridge" {
+			onBridge = append(onBridge, f.c.id)
+		}
+	}
+	if err := m.o.Network.Restore(ctx, onBridge); err != nil {
+		return err
+	}
+	for _, f := range results {
+		m.takeUp(f)
+	}
+	m.sweepPipes()
+	m.watchOOM()
+	return nil
+}
+
+// load reads the records. A directory without one is half a create or half a removal, and goes.
+func (m *Manager) load(ctx context.Context) ([]*container, error) {
+	entries, err := os.ReadDir(m.containersDir())
+	if err != nil {
+		return nil, err
+	}
+	var all []*container
+	for _, e := range entries {
+		dir := filepath.Join(m.containersDir(), e.Name())
+		rec, err := readRecord(dir)
+		if errors.Is(err, os.ErrNotExist) || err == nil && rec.State.Removing {
+			m.log.Info("finishing a removal that was cut off", "container", e.Name())
+			if err := m.finishRemoval(ctx, dir, rec); err != nil {
+				m.log.Error("finishing a removal", "container", e.Name(), "error", err)
+			}
+			continue
+		}
+		if err == nil {
+			var c *container
+			if c, err = newContainer(dir, rec); err == nil {
+				m.byID[rec.ID], m.names[rec.Name] = c, rec.ID
+				all = append(all, c)
+				continue
+			}
+		}
+		// One unreadable record must not keep all other containers down.
+		m.log.Error("container is left out: its record can't be read; remove its directory to forget it", "dir", dir, "error", err)
+	}
+	return all, m.dropOrphans(ctx)
+}
+
+// sweepPipes removes the FIFOs of exec processes: nobody can take those up again.
+func (m *Manager) sweepPipes() {
+	dirs, _ := os.ReadDir(m.fifoDir())
+	for _, d := range dirs {
+		if m.byID[d.Name()] == nil {
+			_ = os.RemoveAll(filepath.Join(m.fifoDir(), d.Name()))
+		}
+	}
+}
+
+func (m *Manager) finishRemoval(ctx context.Context, dir string, rec Record) error {
+	if err := m.removeTask(ctx, filepath.Base(dir)); err != nil {
+		return err
+	}
+	m.dropVolumes(rec, rec.HostConfig.AutoRemove)
+	return os.RemoveAll(dir)
+}
+
+// dropOrphans removes containerd's side of creates that never came to write their record.
+func (m *Manager) dropOrphans(ctx context.Context) error {
+	list, err := m.client.ContainerService().List(ctx)
+	if err != nil {
+		return err
+	}
+	for _, r := range list {
+		_, ours := r.Labels["gantry.build/name"]
+		_, err := os.Stat(filepath.Join(m.containersDir(), r.ID))
+		if ours && errors.Is(err, os.ErrNotExist) {
+			if err := m.removeTask(ctx, r.ID); err != nil {
+				m.log.Error("removing half a container", "container", r.ID, "error", err)
+			}
+		}
+	}
+	return nil
+}
+
+// look finds out whether a container's process lives, and takes up its pipes if so.
+func (m *Manager) look(ctx context.Context, c *container) (found, error) {
+	f := found{c: c, at: time.Now()}
+	rec := c.record()
+	cont, err := m.client.LoadContainer(ctx, c.id)
+	if err == nil {
+		err = m.lookTask(ctx, cont, &f)
+	}
+	if errdefs.IsNotFound(err) {
+		f.died = rec.State.Running && !rec.State.Restarting
+		if code, at, ok := m.store.Exit(c.id); ok && f.died {
+			f.code, f.at = int(code), at
+		} else {
+			f.code = exitUnknown
+		}
+		return f, nil
+	}
+	if err != nil {
+		return f, fmt.Errorf("container %s: %w", c.id, err)
+	}
+	return f, nil
+}
+
+func (m *Manager) lookTask(ctx context.Context, cont client.Container, f *found) error {
+	var pipes *stdio
+	task, err := cont.Task(ctx, func(set *cio.FIFOSet) (cio.IO, error) {
+		var err error
+		pipes, err = openStdio(filepath.Join(m.fifoDir(), f.c.id), set.Config, f.c.streams)
+		if err != nil {
+			return nil, err
+		}
+		return pipes, nil
+	})
+	if err != nil {
+		return err
+	}
+	r := &run{task: task, io: pipes}
+	st, err := task.Status(ctx)
+	if err != nil {
+		return err
+	}
+	switch st.Status {
+	case client.Running, client.Paused, client.Pausing:
+		f.run = r
+		pipes.started(task)
+		f.exit, err = task.Wait(m.ctx)
+		return err
+	case client.Created: // the daemon died between create and start
+		f.died, f.code = f.c.record().State.Running, exitUnknown
+	default:
+		f.died, f.code = true, int(st.ExitStatus)
+		if !st.ExitTime.IsZero() {
+			f.at = st.ExitTime
+		}
+	}
+	_, err = task.Delete(ctx, client.WithProcessKill)
+	if err != nil && !errdefs.IsNotFound(err) {
+		return err
+	}
+	return pipes.Close()
+}
+
+// takeUp brings a container's state in line with what was found.
+func (m *Manager) takeUp(f found) {
+	c := f.c
+	switch {
+	case f.run != nil:
+		c.mu.Lock()
+		c.run = f.run
+		st := &c.rec.State
+		st.Running, st.Restarting, st.Pid = true, false, int(f.run.task.Pid())
+		if st.StartedAt.IsZero() || st.StartedAt.Before(st.FinishedAt) { // started, but not booked
+			st.StartedAt = time.Now().UTC()
+		}
+		err := c.save()
+		c.mu.Unlock()
+		if err != nil {
+			m.log.Error("writing the record of a container taken up", "container", c.id, "error", err)
+		}
+		m.background(func() { m.watch(c, f.run, f.exit) })
+		m.startHealth(c, f.run)
+	case f.died:
+		_ = os.RemoveAll(filepath.Join(m.fifoDir(), c.id))
+		m.ended(c, &run{}, f.code, f.at)
+	default:
+		m.bootPolicy(c)
+	}
+}
+
+// bootPolicy starts a container that did not run when the last daemon ended, if its policy says so:
+// always means also after a stop by hand, once the daemon is a new one.
+func (m *Manager) bootPolicy(c *container) {
+	rec := c.record()
+	p := rec.HostConfig.RestartPolicy.Name
+	wanted := p == "always" || p == "unless-stopped" && !rec.ManuallyStopped || rec.State.Restarting
+	if !wanted || rec.State.StartedAt.IsZero() {
+		if rec.HostConfig.AutoRemove && rec.State.Status() == "exited" {
+			m.background(func() { m.autoRemove(c) })
+		}
+		return
+	}
+	err := c.update(func(r *Record) { r.State.Running, r.State.Restarting, r.ManuallyStopped = true, true, false })
+	if err != nil {
+		m.log.Error("writing the record of a container to be restarted", "container", c.id, "error", err)
+	}
+	m.restartLater(c, 0)
+}

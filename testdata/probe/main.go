@@ -1,0 +1,52 @@
+// Command probe is the smallest program that tests need inside an image: it says words, serves a
+// text over HTTP, sleeps, or ends with a code.
+package main
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/signal"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+func main() {
+	if len(os.Args) < 2 {
+		fmt.Fprintln(os.Stderr, "usage: probe say WORD... | serve ADDR TEXT | sleep | exit CODE | cat | arch")
+		os.Exit(2)
+	}
+	switch args := os.Args[2:]; os.Args[1] {
+	case "say":
+		fmt.Println(strings.Join(args, " "))
+	case "arch":
+		fmt.Println(runtime.GOARCH)
+	case "cat":
+		_, _ = io.Copy(os.Stdout, os.Stdin)
+	case "exit":
+		code, _ := strconv.Atoi(args[0])
+		os.Exit(code)
+	case "serve":
+		go func() {
+			err := http.ListenAndServe(args[0], http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				fmt.Fprintln(w, args[1], runtime.GOARCH)
+			}))
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}()
+		fmt.Println("serving")
+		sleep()
+	case "sleep":
+		sleep()
+	}
+}
+
+// sleep lasts until SIGTERM, which PID 1 gets only when it asks for it.
+func sleep() {
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, syscall.SIGTERM, syscall.SIGINT)
+	<-c
+}
