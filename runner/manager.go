@@ -201,6 +201,9 @@ func (m *Manager) Running() int {
 	return n
 }
 
+// Dir is where a container's files are: resolv.conf, hostname, hosts, and <id>-json.log.
+func (m *Manager) Dir(id string) string { return filepath.Join(m.containersDir(), id) }
+
 // Users names the containers that were made from the image with this digest.
 func (m *Manager) Users(target string) []string {
 	var ids []string

@@ -67,7 +67,7 @@ func (b *Bridge) attach(ctx context.Context, id string, pid int, ports []Port) (
 // plug connects the sandbox first: a published port never leads into the void.
 func (b *Bridge) plug(bridge *netlink.Bridge, l lease, sandbox *os.File) error {
 	w := wire{
-		bridge: bridge.Attrs().Index, mtu: bridge.Attrs().MTU, host: vethName(b.opts.Name, l),
+		bridge: bridge.Attrs().Index, bridgeName: bridge.Attrs().Name, mtu: bridge.Attrs().MTU, host: vethName(b.opts.Name, l),
 		addr: netip.PrefixFrom(l.IP, b.Subnet().Bits()), gateway: b.Gateway(),
 	}
 	b.reaper.await(w.host)

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -51,11 +52,12 @@ func openSandbox(pid int) (*os.File, error) {
 
 // wire is what connects one sandbox.
 type wire struct {
-	bridge  int // index of the bridge device
-	mtu     int
-	host    string       // name of the host side
-	addr    netip.Prefix // the container's address with the subnet's length
-	gateway netip.Addr
+	bridge     int // index of the bridge device
+	bridgeName string
+	mtu        int
+	host       string       // name of the host side
+	addr       netip.Prefix // the container's address with the subnet's length
+	gateway    netip.Addr
 }
 
 // connect makes the veth pair, its far end in the sandbox as eth0. After an error nothing is left.
@@ -79,7 +81,32 @@ func (w wire) connect(sandbox *os.File) (err error) {
 	if err := netlink.LinkSetHairpin(veth, true); err != nil {
 		return fmt.Errorf("setting hairpin mode of %s: %w", w.host, err)
 	}
-	return w.configure(sandbox)
+	if err := w.configure(sandbox); err != nil {
+		return err
+	}
+	return errors.Join(awaitCarrier(w.host), awaitCarrier(w.bridgeName))
+}
+
+// carrierPatience bounds the wait for the kernel's link watcher, which takes milliseconds.
+const carrierPatience = 2 * time.Second
+
+// awaitCarrier returns when a device really forwards. The kernel learns of a new carrier in the background; a packet
+// sent before that is lost, and its sender waits a whole second before it tries again. Since Linux 6.8 asking for the
+// device makes the kernel catch up (linkwatch_sync_dev in rtnl_getlink); older ones are asked until they have.
+func awaitCarrier(name string) error {
+	for pause, end := 100*time.Microsecond, time.Now().Add(carrierPatience); ; pause *= 2 {
+		link, err := netlink.LinkByName(name)
+		if err != nil {
+			return fmt.Errorf("waiting for the carrier of %s: %w", name, err)
+		}
+		if link.Attrs().OperState == netlink.OperUp {
+			return nil
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("waiting for the carrier of %s: still %s after %s", name, link.Attrs().OperState, carrierPatience)
+		}
+		time.Sleep(pause)
+	}
 }
 
 // undo removes a half-made pair, but not one that another attach made under the same name.

@@ -1,0 +1,192 @@
+package api
+
+import (
+	"bufio"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/gantry-build/gantry/runner"
+	"github.com/gantry-build/gantry/runner/logs"
+	"github.com/moby/moby/api/types"
+)
+
+func registerAttach(r *Router, m *runner.Manager) {
+	a := &attachAPI{m}
+	r.Handle(http.MethodPost, "/containers/{id}/attach", a.attach)
+	r.Handle(http.MethodPost, "/containers/{id}/resize", a.resize)
+}
+
+type attachAPI struct{ m *runner.Manager }
+
+func (a *attachAPI) resize(w http.ResponseWriter, r *http.Request) error {
+	h, width, err := sizeOf(r)
+	if err != nil {
+		return err
+	}
+	if err := a.m.Resize(r.Context(), r.PathValue("id"), h, width); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusOK)
+	return nil
+}
+
+func sizeOf(r *http.Request) (height, width uint32, err error) {
+	h, err := strconv.ParseUint(r.URL.Query().Get("h"), 10, 32)
+	if err == nil {
+		var w uint64
+		if w, err = strconv.ParseUint(r.URL.Query().Get("w"), 10, 32); err == nil {
+			return uint32(h), uint32(w), nil
+		}
+	}
+	return 0, 0, badRequest("invalid terminal size: %v", err)
+}
+
+// attach joins the connection with a container's streams.
+func (a *attachAPI) attach(w http.ResponseWriter, r *http.Request) error {
+	rec, err := a.m.Get(r.PathValue("id"))
+	if err != nil {
+		return err
+	}
+	at, cut, err := a.m.Attach(rec.ID)
+	if err != nil {
+		return err
+	}
+	defer at.Close()
+	p, err := hijack(w, r, rec.Config.Tty)
+	if err != nil {
+		return err
+	}
+	defer p.conn.Close()
+	p.stdout, p.stderr = flag(r, "stdout"), flag(r, "stderr")
+	p.stdin = flag(r, "stdin") && rec.Config.OpenStdin
+	p.endInput = rec.Config.StdinOnce && !rec.Config.Tty
+	if flag(r, "logs") {
+		if err := a.replay(r, rec.ID, p, cut); err != nil {
+			return nil // told in the stream
+		}
+	}
+	if flag(r, "stream") {
+		p.join(at)
+	}
+	return nil
+}
+
+// replay sends what was logged before the attachment.
+func (a *attachAPI) replay(r *http.Request, id string, p *peer, cut time.Time) error {
+	q := logs.Query{Stdout: p.stdout, Stderr: p.stderr, Tail: -1, Until: cut}
+	err := a.m.Logs(r.Context(), id, q, func(e logs.Entry) error { return p.send(streamOf(e), []byte(e.Log)) })
+	if err != nil {
+		p.fail(err)
+	}
+	return err
+}
+
+// peer is a client that took the connection over.
+type peer struct {
+	conn           net.Conn
+	in             *bufio.Reader // holds what came with the request
+	frames         *mux          // nil when the process has a terminal
+	stdin          bool
+	stdout, stderr bool
+	endInput       bool // the end of the client's input is the end of the process's
+}
+
+// hijack takes the connection over, answering as moby's clients expect it.
+func hijack(w http.ResponseWriter, r *http.Request, tty bool) (*peer, error) {
+	h, ok := w.(http.Hijacker)
+	if !ok {
+		return nil, errdefs.ErrNotImplemented.WithMessage("this connection can't be taken over: use HTTP/1.1")
+	}
+	conn, rw, err := h.Hijack()
+	if err != nil {
+		return nil, err
+	}
+	media := types.MediaTypeMultiplexedStream
+	p := &peer{conn: conn, in: rw.Reader, frames: &mux{conn}}
+	if tty {
+		media, p.frames = types.MediaTypeRawStream, nil
+	}
+	head := "HTTP/1.1 200 OK\r\nContent-Type: " + media + "\r\n\r\n"
+	if r.Header.Get("Upgrade") != "" {
+		head = "HTTP/1.1 101 UPGRADED\r\nContent-Type: " + media + "\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
+	}
+	if _, err := io.WriteString(conn, head); err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("taking the connection over: %w", err)
+	}
+	return p, nil
+}
+
+// join copies until the process ends or the client leaves. The client may end its input and go on
+// reading.
+func (p *peer) join(at *runner.Attachment) {
+	var wg sync.WaitGroup
+	wg.Go(func() { p.feed(at) })
+	for {
+		c, err := at.Next()
+		if err != nil || p.send(c.Stream, c.Data) != nil {
+			break
+		}
+	}
+	if w, ok := p.conn.(interface{ CloseWrite() error }); ok {
+		_ = w.CloseWrite()
+	}
+	at.Close()
+	p.conn.Close() // ends feed
+	wg.Wait()
+}
+
+// feed passes the client's input on. It reads also what nobody wants, to notice a client that leaves.
+func (p *peer) feed(at *runner.Attachment) {
+	var to io.Writer = io.Discard
+	if p.stdin {
+		to = at
+	}
+	_, err := io.Copy(to, p.in)
+	if err == nil && p.stdin && p.endInput {
+		at.CloseInput()
+	}
+}
+
+// send writes output that the client asked for.
+func (p *peer) send(stream byte, data []byte) error {
+	if stream == runner.Stderr && !p.stderr || stream != runner.Stderr && !p.stdout {
+		return nil
+	}
+	if p.frames != nil {
+		return p.frames.send(stream, data)
+	}
+	_, err := p.conn.Write(data)
+	return err
+}
+
+// fail shows an error that came too late for a status.
+func (p *peer) fail(err error) {
+	p.stdout = true
+	_ = p.send(runner.Stdout, []byte(err.Error()+"\r\n"))
+}
+
+// mux frames output for moby's stdcopy: stream, three zeros, length, data.
+type mux struct{ w io.Writer }
+
+func (m *mux) send(stream byte, data []byte) error {
+	frame := make([]byte, 8, 8+len(data))
+	frame[0] = stream
+	binary.BigEndian.PutUint32(frame[4:], uint32(len(data)))
+	_, err := m.w.Write(append(frame, data...))
+	return err
+}
+
+func streamOf(e logs.Entry) byte {
+	if e.Stream == "stderr" {
+		return runner.Stderr
+	}
+	return runner.Stdout
+}

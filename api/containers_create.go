@@ -1,0 +1,119 @@
+package api
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"reflect"
+
+	"github.com/containerd/errdefs"
+	"github.com/gantry-build/gantry/runner"
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/network"
+)
+
+// create makes a container. The runner's option types carry the API's JSON names, so a request is
+// translated by its JSON, and what has no counterpart is refused by name.
+func (c *containersAPI) create(w http.ResponseWriter, r *http.Request) error {
+	var body container.CreateRequest
+	if err := readJSON(r, &body); err != nil {
+		return err
+	}
+	req, err := createRequest(body)
+	if err != nil {
+		return err
+	}
+	req.Name = r.URL.Query().Get("name")
+	if req.Platform, err = platformOf(r); err != nil {
+		return err
+	}
+	id, warnings, err := c.m.Create(r.Context(), req)
+	if err != nil {
+		return err
+	}
+	if warnings == nil {
+		warnings = []string{}
+	}
+	return writeJSON(w, http.StatusCreated, container.CreateResponse{ID: id, Warnings: warnings})
+}
+
+func createRequest(body container.CreateRequest) (req runner.CreateRequest, err error) {
+	if body.Config == nil {
+		return req, badRequest("config cannot be empty in order to create a container")
+	}
+	if body.Config.Image == "" {
+		return req, badRequest("no image was given")
+	}
+	if err := translate("Config", body.Config, &req.Config); err != nil {
+		return req, err
+	}
+	if body.HostConfig != nil {
+		if err := translate("HostConfig", body.HostConfig, &req.Host); err != nil {
+			return req, err
+		}
+	}
+	return req, checkNetworking(body.NetworkingConfig, req.Host.NetworkMode)
+}
+
+// translate copies from to the equally named fields of to. A value without a field is an
+// errdefs.ErrInvalidArgument that names it.
+func translate(name string, from, to any) error {
+	data, err := json.Marshal(from)
+	if err != nil {
+		return badRequest("%s: %v", name, err)
+	}
+	var generic any
+	if err := json.Unmarshal(data, &generic); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	if field := unknown(name, generic, reflect.TypeOf(to)); field != "" {
+		return badRequest("%s is not supported%s", field, hint(field))
+	}
+	if err := json.Unmarshal(data, to); err != nil {
+		return badRequest("%s: %v", name, err)
+	}
+	return nil
+}
+
+// hint names the flag by which docker's users know a field.
+func hint(field string) string {
+	flags := map[string]string{
+		"HostConfig.Init": "--init", "HostConfig.Links": "--link", "HostConfig.DeviceRequests": "--gpus",
+		"HostConfig.StorageOpt": "--storage-opt", "HostConfig.BlkioWeightDevice": "--blkio-weight-device",
+		"HostConfig.BlkioDeviceReadBps": "--device-read-bps", "HostConfig.BlkioDeviceWriteBps": "--device-write-bps",
+		"HostConfig.BlkioDeviceReadIOps": "--device-read-iops", "HostConfig.BlkioDeviceWriteIOps": "--device-write-iops",
+	}
+	if f := flags[field]; f != "" {
+		return " (" + f + ")"
+	}
+	return ""
+}
+
+// checkNetworking refuses what only networks made by users can have, and those.
+func checkNetworking(n *network.NetworkingConfig, mode string) error {
+	if n == nil {
+		return nil
+	}
+	for name, ep := range n.EndpointsConfig {
+		switch name {
+		case "default", "bridge", "host", "none", mode:
+		default:
+			return errdefs.ErrNotFound.WithMessage("network " + name + " not found")
+		}
+		if ep == nil {
+			continue
+		}
+		// The daemon's own fields come back when a client sends on what it has inspected.
+		asked := network.EndpointSettings{
+			IPAMConfig: ep.IPAMConfig, Links: ep.Links, Aliases: ep.Aliases, DriverOpts: ep.DriverOpts,
+			GwPriority: ep.GwPriority, MacAddress: ep.MacAddress,
+		}
+		if err := translate("EndpointsConfig."+name, asked, &endpointOptions{}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// endpointOptions are the options of an endpoint that exist here: none.
+type endpointOptions struct{}

@@ -1,0 +1,151 @@
+package api
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/containerd/platforms"
+	"github.com/gantry-build/gantry/runner"
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/mount"
+	"github.com/moby/moby/api/types/network"
+)
+
+func (c *containersAPI) inspect(w http.ResponseWriter, r *http.Request) error {
+	rec, err := c.m.Get(r.PathValue("id"))
+	if err != nil {
+		return err
+	}
+	out, err := inspection(rec, c.m.Dir(rec.ID))
+	if err != nil {
+		return err
+	}
+	out.ExecIDs = c.m.Execs(rec.ID)
+	if flag(r, "size") {
+		own, whole, err := c.m.Size(r.Context(), rec.ID)
+		if err != nil {
+			return err
+		}
+		out.SizeRw, out.SizeRootFs = &own, &whole
+	}
+	return writeJSON(w, http.StatusOK, out)
+}
+
+func inspection(rec runner.Record, dir string) (*container.InspectResponse, error) {
+	out := &container.InspectResponse{
+		ID: rec.ID, Created: rec.Created.Format(time.RFC3339Nano), Name: "/" + rec.Name,
+		State: state(rec.State), Image: rec.ImageID, ImageManifestDescriptor: &rec.Manifest,
+		ResolvConfPath: filepath.Join(dir, "resolv.conf"), HostnamePath: filepath.Join(dir, "hostname"),
+		HostsPath: filepath.Join(dir, "hosts"), RestartCount: rec.RestartCount,
+		Driver: "overlayfs", Platform: platforms.FormatAll(rec.Platform), Mounts: mountPoints(rec),
+		Config: &container.Config{}, HostConfig: &container.HostConfig{},
+		NetworkSettings: &container.NetworkSettings{Ports: portMap(rec), Networks: endpoints(rec)},
+	}
+	if args := rec.Config.Args(); len(args) > 0 {
+		out.Path, out.Args = args[0], args[1:]
+	}
+	if rec.HostConfig.LogConfig.Type != "none" {
+		out.LogPath = filepath.Join(dir, rec.ID+"-json.log")
+	}
+	if ep := rec.Endpoint; ep != nil {
+		out.NetworkSettings.SandboxID, out.NetworkSettings.SandboxKey = rec.ID, ep.Sandbox
+	}
+	if err := back(rec.Config, out.Config); err != nil {
+		return nil, err
+	}
+	return out, back(rec.HostConfig, out.HostConfig)
+}
+
+// back is translate's other direction: every field of ours is one of the API's.
+func back(from, to any) error {
+	data, err := json.Marshal(from)
+	if err == nil {
+		err = json.Unmarshal(data, to)
+	}
+	if err != nil {
+		return fmt.Errorf("stored container options: %w", err)
+	}
+	return nil
+}
+
+func state(s runner.State) *container.State {
+	out := &container.State{
+		Status: container.ContainerState(s.Status()), Running: s.Running, Paused: s.Paused, Restarting: s.Restarting,
+		OOMKilled: s.OOMKilled, Pid: s.Pid, ExitCode: s.ExitCode, Error: s.Error,
+		StartedAt: s.StartedAt.Format(time.RFC3339Nano), FinishedAt: s.FinishedAt.Format(time.RFC3339Nano),
+	}
+	if h := s.Health; h != nil {
+		out.Health = &container.Health{Status: container.HealthStatus(h.Status), FailingStreak: h.FailingStreak}
+		for _, p := range h.Log {
+			out.Health.Log = append(out.Health.Log, &container.HealthcheckResult{Start: p.Start, End: p.End, ExitCode: p.ExitCode, Output: p.Output})
+		}
+	}
+	return out
+}
+
+func mountPoints(rec runner.Record) []container.MountPoint {
+	out := []container.MountPoint{}
+	for _, p := range rec.Mounts {
+		if p.Type == "tmpfs" && rec.HostConfig.Tmpfs[p.Destination] != "" {
+			continue // docker shows --tmpfs in HostConfig only
+		}
+		m := container.MountPoint{
+			Type: mount.Type(p.Type), Name: p.Name, Source: p.Source, Destination: p.Destination,
+			Mode: p.Mode, RW: p.RW, Propagation: mount.Propagation(p.Propagation),
+		}
+		if p.Type == "volume" {
+			m.Driver = "local"
+		}
+		if p.Type == "bind" && m.Propagation == "" {
+			m.Propagation = mount.PropagationRPrivate
+		}
+		out = append(out, m)
+	}
+	return out
+}
+
+// endpoints are the networks that a container is in, or will be.
+func endpoints(rec runner.Record) map[string]*network.EndpointSettings {
+	e := &network.EndpointSettings{}
+	if ep := rec.Endpoint; ep != nil {
+		e.NetworkID, e.EndpointID = rec.HostConfig.NetworkMode, rec.ID
+		e.IPAddress, e.IPPrefixLen, e.Gateway = ep.IP, ep.PrefixLen, ep.Gateway
+		e.MacAddress = network.HardwareAddr(ep.MAC)
+	}
+	return map[string]*network.EndpointSettings{rec.HostConfig.NetworkMode: e}
+}
+
+// portMap lists all exposed ports, with their places on the host while published.
+func portMap(rec runner.Record) network.PortMap {
+	m := network.PortMap{}
+	if !rec.State.Running {
+		return m
+	}
+	for key := range rec.Config.ExposedPorts {
+		if p, err := network.ParsePort(key); err == nil {
+			m[p] = nil
+		}
+	}
+	if rec.Endpoint == nil {
+		return m
+	}
+	for _, b := range rec.Endpoint.Ports {
+		p, ok := network.PortFrom(b.ContainerPort, network.IPProtocol(b.Proto))
+		if ok {
+			m[p] = append(m[p], network.PortBinding{HostIP: anyAddr(b.HostIP), HostPort: strconv.Itoa(int(b.HostPort))})
+		}
+	}
+	return m
+}
+
+func anyAddr(a netip.Addr) netip.Addr {
+	if a.IsValid() {
+		return a
+	}
+	return netip.IPv4Unspecified()
+}
