@@ -1,6 +1,11 @@
 package api
 
 import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
 	"net/http"
 
 	"github.com/moby/buildkit/session"
@@ -22,22 +27,59 @@ func (b *Build) Routes(r *Router) {
 }
 
 func (b *Build) session(w http.ResponseWriter, r *http.Request) error {
-	return b.Sessions.HandleHTTPRequest(r.Context(), w, r)
-}
-
-func (b *Build) grpc(w http.ResponseWriter, r *http.Request) error {
-	h, ok := w.(http.Hijacker)
-	if !ok {
-		return http.ErrNotSupported
+	proto := r.Header.Get("Upgrade")
+	if proto == "" {
+		return badRequest("session: no Upgrade header")
 	}
-	conn, _, err := h.Hijack()
+	conn, err := upgrade(w, proto)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	if _, err := conn.Write([]byte("HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")); err != nil {
+	// A client that has gone ends its session now, not at the next failed health check.
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(r.Context()))
+	defer cancel(nil)
+	err = b.Sessions.HandleConn(ctx, &untilEOF{conn, cancel}, r.Header)
+	if errors.Is(context.Cause(ctx), io.EOF) {
+		return nil
+	}
+	return err
+}
+
+// untilEOF is a connection whose end ends the work for it.
+type untilEOF struct {
+	net.Conn
+	ended context.CancelCauseFunc
+}
+
+func (c *untilEOF) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if err != nil {
+		c.ended(io.EOF)
+	}
+	return n, err
+}
+
+// upgrade takes over the request's connection and answers that it speaks proto from now on.
+func upgrade(w http.ResponseWriter, proto string) (net.Conn, error) {
+	conn, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return nil, err
+	}
+	_, err = fmt.Fprintf(conn, "HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", proto)
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return conn, nil
+}
+
+func (b *Build) grpc(w http.ResponseWriter, r *http.Request) error {
+	conn, err := upgrade(w, "h2c")
+	if err != nil {
 		return err
 	}
+	defer conn.Close()
 	(&http2.Server{}).ServeConn(conn, &http2.ServeConnOpts{Context: r.Context(), Handler: b.GRPC})
 	return nil
 }

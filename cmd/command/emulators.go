@@ -71,5 +71,5 @@ func emulatorsExec(at *place) *cobra.Command {
 
 // emulation is where the emulators come from; those that are not carried are refused later, by name.
 func (p *place) emulation() qemu.Options {
-	return qemu.Options{State: p.State(), Emulators: carriedEmulators(filepath.Join(p.Root(), "bin"))}
+	return qemu.Options{Emulators: carriedEmulators(filepath.Join(p.Root(), "bin"))}
 }

@@ -45,8 +45,18 @@ func (t toSlog) Fire(e *logrus.Entry) error {
 	return nil
 }
 
-// cosmetic messages are logged as errors at each container's end, and mean nothing (containerd
-// v2.4: the shim's log pipe is closed; cgroup v1's event poll has ended).
+// cosmetic messages are logged as errors or warnings in ordinary work, and mean nothing here.
 func cosmetic(msg string) bool {
-	return strings.Contains(msg, "copy shim log") || strings.Contains(msg, "cgroups: epoll wait")
+	for _, part := range []string{
+		"copy shim log",             // containerd: the shim's log pipe is closed at its end
+		"cgroups: epoll wait",       // containerd: cgroup v1's event poll has ended
+		"failed check for fsverity", // containerd: most file systems have none
+		"no trace recorder found",   // BuildKit: tracing is off
+		`exec: "buildkit-qemu-`,     // BuildKit looks for emulators of its own kind first
+	} {
+		if strings.Contains(msg, part) {
+			return true
+		}
+	}
+	return false
 }

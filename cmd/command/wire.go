@@ -123,9 +123,21 @@ func carriedEmulators(bin string) map[string]qemu.Emulator {
 	return found
 }
 
-func (d *daemon) openStore(ctx context.Context, bin, runc string) (err error) {
-	link, err := shimLink(bin)
+func (d *daemon) openStore(ctx context.Context, bin, runc string) error {
+	self, err := os.Executable()
 	if err != nil {
+		return err
+	}
+	// Running containers remember the shim's path, so it stays the same when the program is replaced.
+	link, err := linkTo(self, filepath.Join(bin, shim.Name))
+	if err != nil {
+		return err
+	}
+	// The shim looks for runc in PATH when containerd asks what it can do.
+	if _, err := linkTo(runc, filepath.Join(bin, "runc")); err != nil {
+		return err
+	}
+	if err := os.Setenv("PATH", bin+":"+os.Getenv("PATH")); err != nil {
 		return err
 	}
 	d.store, err = cache.Start(ctx, cache.Options{
@@ -138,20 +150,14 @@ func (d *daemon) openStore(ctx context.Context, bin, runc string) (err error) {
 	return nil
 }
 
-// shimLink keeps a link under the shim's name to this program: running containers remember the
-// path, so it stays the same when the program is replaced.
-func shimLink(bin string) (string, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return "", err
-	}
-	link := filepath.Join(bin, shim.Name)
-	if to, err := os.Readlink(link); err == nil && to == self {
+// linkTo makes link point to the program, replacing what it was in one step.
+func linkTo(program, link string) (string, error) {
+	if to, err := os.Readlink(link); err == nil && to == program {
 		return link, nil
 	}
 	tmp := link + ".new"
 	_ = os.Remove(tmp)
-	if err := os.Symlink(self, tmp); err != nil {
+	if err := os.Symlink(program, tmp); err != nil {
 		return "", err
 	}
 	return link, os.Rename(tmp, link)

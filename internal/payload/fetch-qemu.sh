@@ -15,8 +15,18 @@ work=$(mktemp -d "$dir/.qemu.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM HUP
 
+# A fresh machine has no package lists, or old ones that name files which are gone.
+download() {
+	(cd "$work" && apt-get -qq -o APT::Sandbox::User=root download "$1" 2>/dev/null)
+}
+
+updated=
 for package in qemu-user-static qemu-user; do
-	(cd "$work" && apt-get -qq -o APT::Sandbox::User=root download "$package") || continue
+	if ! download "$package"; then
+		[ -n "$updated" ] || apt-get -qq update
+		updated=yes
+		download "$package" || continue
+	fi
 	for deb in "$work/$package"_*.deb; do
 		dpkg-deb -x "$deb" "$work/root"
 		rm "$deb"

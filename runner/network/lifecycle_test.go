@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
@@ -37,6 +38,24 @@ func TestReattach(t *testing.T) {
 	s := newSandbox(t, 0)
 	if _, err := b.Attach(t.Context(), "more", s.pid, nil); err == nil {
 		t.Error("a sixth address in a /29 with a gateway")
+	}
+}
+
+// A packet lost while the kernel brings up the link costs its sender a second (see awaitCarrier).
+func TestReachableAtOnce(t *testing.T) {
+	needHost(t)
+	b := openBridge(t, testOptions(t))
+	for i := range 30 {
+		s := newSandbox(t, 0)
+		s.serve(t, ":80")
+		ep, err := b.Attach(t.Context(), fmt.Sprint("c", i), s.pid, nil)
+		must(t, err)
+		conn, err := net.DialTimeout("tcp4", ep.IP.String()+":80", 500*time.Millisecond)
+		if err != nil {
+			t.Fatalf("container %d: %v", i, err)
+		}
+		conn.Close()
+		must(t, b.Detach(t.Context(), ep.ID))
 	}
 }
 
