@@ -27,13 +27,13 @@ bin/gantry: payload FORCE
 setup: ## install what a build, the demo and the tests need from Debian (as root)
 	@mk/setup.sh
 
-bases: bin/gantry ## make the Debian base images' root file systems (as root)
+bases: build ## make the Debian base images' root file systems (as root)
 	testdata/base/build.sh $(CURDIR)/bin/gantry $(BASES)
 
 demo: ## set up, build gantry, build and push the sample for two platforms, run both (as root)
 	@mk/demo.sh
 
-test: setup build bases peers ## run every test (as root)
+test: setup bases peers ## run every test (as root)
 	$(GO) test -timeout 40m $(TESTFLAGS) ./...
 
 peers: .cache/peers/buildkitd .cache/peers/buildctl .cache/peers/crane ## build the tools that tests and benchmarks compare with
@@ -49,7 +49,7 @@ lint: payload ## vet, staticcheck and formatting
 	$(GO) vet ./...
 	$(GO) tool staticcheck ./...
 
-bench: setup build bases peers ## compare with buildkitd and buildctl; writes docs/benchmarks.md's numbers
+bench: setup bases peers ## compare with buildkitd and buildctl; writes docs/benchmarks.md's numbers
 	$(GO) test -run '^$$' -bench . -benchtime 10x ./solver ./runner/network
 	GANTRY_BENCH=1 $(GO) test -timeout 60m -count 1 -v -run TestCompare ./cmd/gantry
 

@@ -53,6 +53,7 @@ func spawn(t *testing.T, dir string) (kill func()) {
 func TestKilledDaemon(t *testing.T) {
 	dir := testDir(t)
 	prepare(t, dir)
+	t.Cleanup(func() { tidy(t, dir) }) // after the daemons, which end first
 	kill := spawn(t, dir)
 	c := connect(t, dir)
 	ctx := t.Context()
@@ -98,10 +99,14 @@ func TestKilledDaemon(t *testing.T) {
 		t.Error(err)
 	}
 	expectStatus(t, c, "ticker", "exited")
-	kill()
-	d, err := startDaemon(ctx, dir)
+}
+
+// tidy takes a data root over and removes what is in it, whether the test went well or not.
+func tidy(t *testing.T, dir string) {
+	d, err := startDaemon(context.Background(), dir)
 	if err != nil {
-		t.Fatal(err)
+		t.Error(err)
+		return
 	}
 	sweep(t, d)
 	d.Close()

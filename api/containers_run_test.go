@@ -258,9 +258,11 @@ func lines(t *testing.T, c *client.Client, id string, n int, since time.Time) []
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	logs, err := c.ContainerLogs(ctx, id, client.ContainerLogsOptions{
-		ShowStdout: true, Follow: true, Since: fmt.Sprintf("%d.%09d", since.Unix(), since.Nanosecond()),
-	})
+	o := client.ContainerLogsOptions{ShowStdout: true, Follow: true}
+	if !since.IsZero() {
+		o.Since = fmt.Sprintf("%d.%09d", since.Unix(), since.Nanosecond())
+	}
+	logs, err := c.ContainerLogs(ctx, id, o)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -67,7 +67,7 @@ for p in linux/amd64=amd64=8081 linux/arm/v7=arm=8082; do
 		answer=$(curl -fs "http://127.0.0.1:$hostport/" | tr -d '\n') && [ -n "$answer" ] && break
 		sleep 0.1
 	done
-	seconds=$(echo "$(date +%s.%N) - $started" | bc 2>/dev/null || awk "BEGIN{print $(date +%s.%N) - $started}")
+	seconds=$(awk "BEGIN{print $(date +%s.%N) - $started}")
 	if [ -z "$answer" ]; then
 		echo "gantry: the $platform container does not answer" >&2
 		"$gantry" logs "demo-$name" >&2
@@ -76,7 +76,7 @@ for p in linux/amd64=amd64=8081 linux/arm/v7=arm=8082; do
 	manifest=$("$gantry" image inspect --platform "$platform" --format '{{len .RootFS.Layers}} {{.Size}}' "$ref")
 	child=$(curl -ks -H 'Accept: application/vnd.oci.image.index.v1+json' "https://localhost:$port/v2/simple-rest-app/manifests/demo" |
 		jq -r --arg a "${platform#linux/}" '.manifests[] | select((.platform.architecture + (if .platform.variant then "/" + .platform.variant else "" end)) == $a) | .digest')
-	rows+=$(printf '%s|%s|%s|%s MB|%s|%.1f' "$platform" "${child:0:19}" "${manifest% *}" "$((${manifest#* } / 1000000))" "$answer" "$seconds")$'\n'
+	XX "$seconds")$'\n'
 done
 
 step "result"

@@ -69,8 +69,11 @@ func (m *Manager) ended(c *container, r *run, code int, at time.Time) {
 
 // clear frees what a run held in the kernel. Nothing in it may keep the end from being booked.
 func (m *Manager) clear(ctx context.Context, c *container, r *run) {
-	if r.health != nil {
-		r.health()
+	c.mu.Lock()
+	probes := r.health
+	c.mu.Unlock()
+	if probes != nil {
+		probes()
 	}
 	if r.io != nil {
 		r.io.drain(3 * time.Second)

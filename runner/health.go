@@ -37,12 +37,12 @@ func (m *Manager) startHealth(c *container, r *run) {
 	}
 	ctx, cancel := context.WithCancel(m.ctx)
 	c.mu.Lock()
-	r.health = cancel
-	if c.rec.State.Health == nil {
+	alive := c.run == r // else it has ended already, and nobody would cancel
+	if r.health = cancel; alive && c.rec.State.Health == nil {
 		c.rec.State.Health = &Health{Status: "starting"}
 	}
 	c.mu.Unlock()
-	if !m.background(func() { m.probeLoop(ctx, c, withDefaults(*h), args) }) {
+	if !alive || !m.background(func() { m.probeLoop(ctx, c, withDefaults(*h), args) }) {
 		cancel()
 	}
 }
@@ -86,9 +86,9 @@ func ptr[T any](v T) *T { return &v }
 func (m *Manager) probeLoop(ctx context.Context, c *container, h spec.Healthcheck, args []string) {
 	began := time.Now()
 	for {
-		starting := time.Since(began) < h.StartPeriod && c.record().State.Health.Status == "starting"
+		now := c.record().State.Health
 		wait := h.Interval
-		if starting {
+		if time.Since(began) < h.StartPeriod && now != nil && now.Status == "starting" {
 			wait = h.StartInterval
 		}
 		select {

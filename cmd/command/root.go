@@ -73,13 +73,14 @@ func report(ctx context.Context, err error) int {
 func newRoot() *cobra.Command {
 	at := &place{}
 	root := &cobra.Command{
-		Use:           "gantry",
-		Short:         "Build, ship and run images for every architecture",
-		Long:          "gantry takes a Dockerfile to a running, mixed-architecture cluster: build, registry and runtime in one program.",
-		Version:       Version,
-		SilenceUsage:  true,
-		SilenceErrors: true,
-		Args:          cobra.ArbitraryArgs,
+		Use:                        "gantry",
+		Short:                      "Build, ship and run images for every architecture",
+		Long:                       "gantry takes a Dockerfile to a running, mixed-architecture cluster: build, registry and runtime in one program.",
+		Version:                    Version,
+		SilenceUsage:               true,
+		SilenceErrors:              true,
+		SuggestionsMinimumDistance: 2,
+		Args:                       cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return cmd.Help()
@@ -105,7 +106,7 @@ func newRoot() *cobra.Command {
 func unknown(cmd *cobra.Command, name string) error {
 	msg := fmt.Sprintf("unknown command: gantry %s", name)
 	if near := cmd.SuggestionsFor(name); len(near) > 0 {
-		msg += "; did you mean " + strings.Join(near, ", ") + "?"
+		msg += "; did you mean " + strings.Join(near, " or ") + "?"
 	}
-	return cli.StatusError{StatusCode: 1, Status: msg + "\n\nRun 'gantry --help' for more information"}
+	return errors.New(msg + "; gantry --help lists the commands")
 }

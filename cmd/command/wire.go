@@ -49,11 +49,11 @@ type daemon struct {
 
 // openDaemon starts the rooms from the store upwards and returns when the socket answers. On
 // failure everything that was started is closed again.
-func openDaemon(ctx context.Context, at *place, log *slog.Logger) (d *daemon, err error) {
+func openDaemon(ctx context.Context, at *place, log *slog.Logger) (_ *daemon, err error) {
 	if os.Getuid() != 0 {
 		return nil, errors.New("the daemon needs root (it mounts, and makes namespaces); run it as root")
 	}
-	d = &daemon{at: at, log: log, since: time.Now(), stop: make(chan struct{}, 1)}
+	d := &daemon{at: at, log: log, since: time.Now(), stop: make(chan struct{}, 1)}
 	defer func() {
 		if err != nil {
 			d.Close()

@@ -22,11 +22,11 @@ cp "$context"/* "$root/context"
 mount -t proc proc "$root/proc"
 mount --rbind /sys "$root/sys"
 mount --rbind /dev "$root/dev"
-in() { env -i BUILDKIT_PROGRESS=plain GANTRY_ROOT=/data chroot "$root" /gantry "$@"; }
-trap 'in daemon stop' EXIT
-in build -q --platform linux/amd64,linux/arm/v7 -t probe /context
-in run --rm probe arch
-in run --rm --platform linux/arm/v7 probe arch
+g() { env -i BUILDKIT_PROGRESS=plain GANTRY_ROOT=/data chroot "$root" /gantry "$@"; }
+trap 'g daemon stop' EXIT
+g build -q --platform linux/amd64,linux/arm/v7 -t probe /context
+g run --rm probe arch
+g run --rm --platform linux/arm/v7 probe arch
 `
 
 // One file on a machine on which nothing is installed builds and runs, for both platforms.

@@ -21,12 +21,16 @@ download() {
 }
 
 updated=
+# Package lists of its own: those of the machine may be missing, old, or another
+# user's to write.
+mkdir -p "$work/lists/partial" "$work/cache/archives/partial"
+apt() {
+	apt-get -qq -o APT::Sandbox::User=root -o Acquire::Languages=none \
+		-o Dir::State::Lists="$work/lists" -o Dir::Cache="$work/cache" "$@"
+}
+apt update
 for package in qemu-user-static qemu-user; do
-	if ! download "$package"; then
-		[ -n "$updated" ] || apt-get -qq update
-		updated=yes
-		download "$package" || continue
-	fi
+	(cd "$work" && apt download "$package" 2>>"$work/errors") || continue
 	for deb in "$work/$package"_*.deb; do
 		dpkg-deb -x "$deb" "$work/root"
 		rm "$deb"
@@ -41,7 +45,10 @@ for name in "$@"; do
 			break
 		fi
 	done
-	[ -n "$program" ] || die "no package has $name; run: apt-get update"
+	[ -n "$program" ] || {
+		cat "$work/errors" >&2
+		die "neither qemu-user-static nor qemu-user has a static $name; see the messages above"
+	}
 	"$program" --version | sed -n '1s/.*version \([^ ]*\).*/\1/p' >"$work/version"
 	[ -s "$work/version" ] || die "$program does not tell its version"
 	chmod 755 "$program"

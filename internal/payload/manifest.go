@@ -14,16 +14,16 @@ const ManifestName = "manifest.json"
 // Manifest says what the programs are. It is written when they are packed, so
 // that nobody has to unpack one to know its digest.
 type Manifest struct {
-	Arch     string // GOARCH of the machines that run the programs
-	Programs []Program
+	Arch     string    `json:"arch"` // GOARCH of the machines that run the programs
+	Programs []Program `json:"programs"`
 }
 
 // Program is one carried program, stored as Name + ".zst".
 type Program struct {
-	Name    string
-	Version string
-	SHA256  string // of the unpacked program, in hexadecimal
-	Size    int64  // of the unpacked program, in bytes
+	Name    string `json:"name"`
+	Version string `json:"version"`
+	SHA256  string `json:"sha256"` // of the unpacked program, in hexadecimal
+	Size    int64  `json:"size"`   // of the unpacked program, in bytes
 }
 
 // bundle is a set of packed programs.

@@ -30,21 +30,21 @@ func Seccomp(s *specs.Spec, h HostConfig) error {
 type profile struct {
 	specs.LinuxSeccomp
 	ArchMap []struct {
-		Architecture     specs.Arch
-		SubArchitectures []specs.Arch
-	}
+		Architecture     specs.Arch   `json:"architecture"`
+		SubArchitectures []specs.Arch `json:"subArchitectures"`
+	} `json:"archMap"`
 	Syscalls []struct {
 		specs.LinuxSyscall
-		Name     string
-		Includes condition
-		Excludes condition
-	}
+		Name     string    `json:"name"`
+		Includes condition `json:"includes"`
+		Excludes condition `json:"excludes"`
+	} `json:"syscalls"` // in place of the embedded one
 }
 
 type condition struct {
-	Caps      []string
-	Arches    []string
-	MinKernel string
+	Caps      []string `json:"caps"`
+	Arches    []string `json:"arches"`
+	MinKernel string   `json:"minKernel"`
 }
 
 func parseProfile(data []byte, caps []string, arch string) (*specs.LinuxSeccomp, error) {

@@ -48,22 +48,25 @@ needs() {
 # days, and apt rightly takes nothing from such an index.
 has_security() {
 	local dir=$work/security
-	mkdir -p "$dir/partial" "$dir/archives/partial"
+	mkdir -p "$dir/lists/partial" "$dir/cache/archives/partial"
 	chmod 755 "$work" "$dir"
 	echo "deb [signed-by=$keyring] $mirror/debian-security bookworm-security main" >"$dir/sources.list"
 	apt-get update --quiet=2 --error-on=any -o Acquire::Languages=none -o Acquire::Retries=3 \
 		-o APT::Architecture="$1" -o APT::Architectures="$1" -o APT::Sandbox::User=root \
 		-o Dir::Etc::SourceList="$dir/sources.list" -o Dir::Etc::SourceParts=/dev/null \
-		-o Dir::State::Lists="$dir" -o Dir::Cache="$dir" >&2
+		-o Dir::State::Lists="$dir/lists" -o Dir::Cache="$dir/cache" >&2
 }
 
 # strap ARCH SUITES COMMAND...: the root file system of ARCH in $work/root; SUITES
-# is "security" or "plain", COMMAND
-# being the prefix (none when native) under which the architecture's programs run.
+# is "security" or "plain", COMMAND the prefix (none when native) under which the
+# architecture's programs run.
 #
 # arch-test, which check/qemu would run, asks the host's table and not the
 # namespace's. The device nodes that mmdebstrap makes or binds stay out of the
 # tar, since a user namespace cannot make them and every runtime brings its own.
+# "mount: permission denied" is mmdebstrap's first try there; it goes on with
+# binds. usr-is-merged with a tree merged beforehand keeps usrmerge and the whole
+# of Perl (46 MB) out.
 strap() {
 	local arch=$1 suites=$2 sources=(
 		"deb $mirror/debian bookworm main"
@@ -74,7 +77,8 @@ strap() {
 	"$@" mmdebstrap --quiet --mode=root --format=directory --variant=minbase \
 		--architectures="$arch" --skip=check/qemu --keyring="$keyring" \
 		--aptopt='Acquire::Languages "none"' --aptopt='Acquire::Retries "3"' \
-		--dpkgopt="$here/slim.dpkg" \
+		--dpkgopt="$here/slim.dpkg" --include=usr-is-merged \
+		--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr \
 		--customize-hook="'$here/finish.sh' \"\$1\" $suites" \
 		bookworm "$work/root" "${sources[@]}"
 }
