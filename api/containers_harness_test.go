@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"debug/elf"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -14,6 +15,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -179,6 +181,9 @@ func testDir(t *testing.T) string {
 		}
 		t.Setenv("GANTRY_TEST_RUNC", need.File(t, runc, "payload"))
 	}
+	if dynamic(t, "/proc/self/exe") {
+		need.Miss(t, "needs a static test program, as it is all that the test's image holds: CGO_ENABLED=0 go test")
+	}
 	dir, err := os.MkdirTemp("/tmp", "")
 	if err != nil {
 		t.Fatal(err)
@@ -189,6 +194,15 @@ func testDir(t *testing.T) string {
 		}
 	})
 	return dir
+}
+
+func dynamic(t *testing.T, program string) bool {
+	f, err := elf.Open(program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	return slices.ContainsFunc(f.Progs, func(p *elf.Prog) bool { return p.Type == elf.PT_INTERP })
 }
 
 // run starts a daemon with the test's image and returns it with a client.

@@ -75,7 +75,7 @@ func TestErrors(t *testing.T) {
 	h := handler()
 	for how, status := range map[string]int{
 		"not found": 404, "invalid argument": 400, "conflict": 409, "already exists": 409, "failed precondition": 409, "not modified": 304,
-		"unavailable": 503, "not implemented": 501, "permission denied": 403, "unauthenticated": 401, "anything": 500,
+		"unavailable": 503, "not implemented": 501, "permission denied": 403, "unauthorized": 401, "anything": 500,
 	} {
 		w := get(h, "GET", "/fails/"+strings.ReplaceAll(how, " ", "%20"))
 		if w.Code != status {

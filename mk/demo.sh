@@ -76,7 +76,8 @@ for p in linux/amd64=amd64=8081 linux/arm/v7=arm=8082; do
 	manifest=$("$gantry" image inspect --platform "$platform" --format '{{len .RootFS.Layers}} {{.Size}}' "$ref")
 	child=$(curl -ks -H 'Accept: application/vnd.oci.image.index.v1+json' "https://localhost:$port/v2/simple-rest-app/manifests/demo" |
 		jq -r --arg a "${platform#linux/}" '.manifests[] | select((.platform.architecture + (if .platform.variant then "/" + .platform.variant else "" end)) == $a) | .digest')
-	XX "$seconds")$'\n'
+	answer=$(jq -r '.architecture + " on " + .machine' <<<"$answer")
+	rows+=$(printf '%s|%s|%s|%s MB|%s|%.1f' "$platform" "${child:0:19}" "${manifest% *}" "$((${manifest#* } / 1000000))" "$answer" "$seconds")$'\n'
 done
 
 step "result"

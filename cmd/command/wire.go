@@ -198,6 +198,7 @@ func (d *daemon) openRunner(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	d.closers = append(d.closers, func() { d.closeNetwork(net) })
 	d.runner, err = runner.Start(ctx, runner.Options{
 		Root: d.at.Root(), State: filepath.Join(d.at.State(), "runner"), Store: d.store, Qemu: d.qemu, Network: net, Log: d.log,
 	})
@@ -206,6 +207,16 @@ func (d *daemon) openRunner(ctx context.Context) error {
 	}
 	d.closers = append(d.closers, func() { _ = d.runner.Close() })
 	return nil
+}
+
+// closeNetwork leaves the host as it was when no container needs the bridge any more.
+func (d *daemon) closeNetwork(net *network.Bridge) {
+	if d.runner == nil || d.runner.Running() == 0 {
+		if err := net.Remove(context.Background()); err != nil {
+			d.log.Warn("the bridge network could not be removed", "error", err)
+		}
+	}
+	_ = net.Close()
 }
 
 func (d *daemon) listen(trusted *trust.Store) error {
