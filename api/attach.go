@@ -124,6 +124,9 @@ func hijack(w http.ResponseWriter, r *http.Request, tty bool) (*peer, error) {
 	return p, nil
 }
 
+// lingering is how long a client may take to notice the end of the output.
+const lingering = 5 * time.Second
+
 // join copies until the process ends or the client leaves. The client may end its input and go on
 // reading.
 func (p *peer) join(at *runner.Attachment) {
@@ -131,28 +134,31 @@ func (p *peer) join(at *runner.Attachment) {
 	wg.Go(func() { p.feed(at) })
 	for {
 		c, err := at.Next()
-		if err != nil || p.send(c.Stream, c.Data) != nil {
+		if err != nil || p.send(c.Stream, c.Data) != nil { // the process or the client has gone
 			break
 		}
 	}
-	if w, ok := p.conn.(interface{ CloseWrite() error }); ok {
-		_ = w.CloseWrite()
-	}
 	at.Close()
-	p.conn.Close() // ends feed
+	// A connection closed with input that nobody has read is reset, and output that the client has
+	// not read yet is lost with it. So the rest of the input is read, too.
+	if w, ok := p.conn.(interface{ CloseWrite() error }); ok && w.CloseWrite() == nil {
+		_ = p.conn.SetReadDeadline(time.Now().Add(lingering))
+	} else {
+		p.conn.Close()
+	}
 	wg.Wait()
+	p.conn.Close()
 }
 
 // feed passes the client's input on. It reads also what nobody wants, to notice a client that leaves.
 func (p *peer) feed(at *runner.Attachment) {
-	var to io.Writer = io.Discard
 	if p.stdin {
-		to = at
+		_, err := io.Copy(at, p.in)
+		if err == nil && p.endInput {
+			at.CloseInput()
+		}
 	}
-	_, err := io.Copy(to, p.in)
-	if err == nil && p.stdin && p.endInput {
-		at.CloseInput()
-	}
+	_, _ = io.Copy(io.Discard, p.in)
 }
 
 // send writes output that the client asked for.

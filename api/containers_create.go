@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"reflect"
 
-	"github.com/containerd/errdefs"
 	"github.com/gantry-build/gantry/runner"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/network"
@@ -98,7 +97,7 @@ func checkNetworking(n *network.NetworkingConfig, mode string) error {
 		switch name {
 		case "default", "bridge", "host", "none", mode:
 		default:
-			return errdefs.ErrNotFound.WithMessage("network " + name + " not found")
+			return badRequest("network %s not found", name) // not a 404: docker run would pull the image
 		}
 		if ep == nil {
 			continue

@@ -109,7 +109,7 @@ func TestNetworking(t *testing.T) {
 	if err := try("default", &network.EndpointSettings{}); err != nil {
 		t.Error(err)
 	}
-	if err := try("mine", nil); !errdefs.IsNotFound(err) || err.Error() != "network mine not found" {
+	if err := try("mine", nil); !errdefs.IsInvalidArgument(err) || err.Error() != "network mine not found" {
 		t.Error(err)
 	}
 	for _, ep := range []*network.EndpointSettings{

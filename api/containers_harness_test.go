@@ -1,11 +1,8 @@
 package api
 
 import (
-	"archive/tar"
-	"bytes"
 	"context"
 	"debug/elf"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -22,8 +19,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/containerd/containerd/v2/core/content"
-	"github.com/containerd/containerd/v2/core/images"
 	"github.com/gantry-build/gantry/cache"
 	"github.com/gantry-build/gantry/cache/shim"
 	"github.com/gantry-build/gantry/internal/need"
@@ -31,8 +26,6 @@ import (
 	"github.com/gantry-build/gantry/runner"
 	"github.com/gantry-build/gantry/runner/network"
 	"github.com/moby/moby/client"
-	"github.com/opencontainers/go-digest"
-	specsv1 "github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -61,6 +54,8 @@ func guest(args []string) int {
 	case "cat":
 		n, _ := io.Copy(os.Stdout, os.Stdin)
 		fmt.Fprintf(os.Stderr, "%d bytes\n", n)
+	case "big":
+		fmt.Print(strings.Repeat("x", 4<<20))
 	case "exit":
 		n, _ := strconv.Atoi(arg)
 		return n
@@ -96,6 +91,7 @@ func guest(args []string) int {
 		return 1
 	case "sleep": // deaf to SIGTERM, as process 1 without a handler is
 		signal.Ignore(syscall.SIGTERM)
+		fmt.Println("deaf")
 		time.Sleep(time.Hour)
 	}
 	return 0
@@ -240,71 +236,4 @@ func connect(t *testing.T, dir string) *client.Client {
 	}
 	t.Cleanup(func() { c.Close() })
 	return c
-}
-
-// writeImage makes guest:latest: this program, a user, a volume, and a file that is no program.
-func writeImage(t *testing.T, s *cache.Store) {
-	ctx := in(t.Context())
-	self, err := os.ReadFile("/proc/self/exe")
-	if err != nil {
-		t.Fatal(err)
-	}
-	layer := tarOf(t, map[string]string{
-		"guest": string(self), "noexec": "x", "data/seed": "from the image",
-		"etc/passwd": "root:x:0:0:root:/root:/bin/sh\nann:x:1001:1002::/home/ann:/bin/sh\n", "etc/group": "staff:x:1002:\n",
-	})
-	cfg, _ := json.Marshal(map[string]any{
-		"architecture": runtime.GOARCH, "os": "linux",
-		"rootfs": ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{digest.FromBytes(layer)}},
-		"config": map[string]any{
-			"Entrypoint": []string{"/guest"}, "Cmd": []string{"echo", "default"}, "Env": []string{"GANTRY_TEST_GUEST=1"},
-			"Volumes": map[string]struct{}{"/data": {}}, "ExposedPorts": map[string]struct{}{"8080/tcp": {}},
-		},
-	})
-	ctx, done, err := s.Client.WithLease(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer done(context.WithoutCancel(ctx))
-	put := func(media string, data []byte, labels map[string]string) ocispec.Descriptor {
-		desc := ocispec.Descriptor{MediaType: media, Digest: digest.FromBytes(data), Size: int64(len(data))}
-		err := content.WriteBlob(ctx, s.Client.ContentStore(), desc.Digest.String(), bytes.NewReader(data), desc, content.WithLabels(labels))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return desc
-	}
-	l := put(ocispec.MediaTypeImageLayer, layer, nil)
-	c := put(ocispec.MediaTypeImageConfig, cfg, nil)
-	m, _ := json.Marshal(ocispec.Manifest{
-		Versioned: specsv1.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, Config: c, Layers: []ocispec.Descriptor{l},
-	})
-	target := put(ocispec.MediaTypeImageManifest, m, map[string]string{
-		"containerd.io/gc.ref.content.config": c.Digest.String(), "containerd.io/gc.ref.content.l.0": l.Digest.String(),
-	})
-	_, err = s.Client.ImageService().Create(ctx, images.Image{Name: "docker.io/library/guest:latest", Target: target})
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-func tarOf(t *testing.T, files map[string]string) []byte {
-	var buf bytes.Buffer
-	w := tar.NewWriter(&buf)
-	for name, data := range files {
-		mode := int64(0o644)
-		if name == "guest" {
-			mode = 0o755
-		}
-		if err := w.WriteHeader(&tar.Header{Name: name, Mode: mode, Size: int64(len(data)), Typeflag: tar.TypeReg}); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := io.WriteString(w, data); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return buf.Bytes()
 }

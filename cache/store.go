@@ -46,6 +46,7 @@ type Options struct {
 	State string // sockets and bundles of running containers; gone after a reboot; a short path
 	Shim  string // absolute path of a program that is a containerd runtime v2 shim
 	Runc  string // absolute path of runc
+	Temp  string // where layers are mounted while they are read; a directory of the caller's
 }
 
 // Store is a started store. All methods are safe for concurrent use.
@@ -65,6 +66,11 @@ type Store struct {
 func Start(ctx context.Context, o Options) (*Store, error) {
 	for dir, mode := range map[string]os.FileMode{o.Root: 0o711, o.State: 0o711} {
 		if err := os.MkdirAll(dir, mode); err != nil {
+			return nil, err
+		}
+	}
+	if o.Temp != "" {
+		if err := mount.SetTempMountLocation(o.Temp); err != nil { // a global of containerd's, /tmp otherwise
 			return nil, err
 		}
 	}

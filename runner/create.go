@@ -32,8 +32,8 @@ type CreateRequest struct {
 }
 
 // Create makes a container, which does not run yet, and returns its ID and what the user should know.
-// Errors: errdefs.ErrNotFound without the image or network, ErrInvalidArgument for an option that
-// can't be had, ErrConflict for a taken name, and the qemu room's refusal of a platform.
+// Errors: errdefs.ErrNotFound without the image and only then, since clients pull it and try again;
+// ErrInvalidArgument for an option that can't be had, ErrConflict for a taken name, and the qemu room's refusal of a platform.
 func (m *Manager) Create(ctx context.Context, req CreateRequest) (id string, warnings []string, err error) {
 	if m.ctx.Err() != nil {
 		return "", nil, errdefs.ErrUnavailable.WithMessage(errClosing.Error())
@@ -136,7 +136,7 @@ func networkMode(mode string, disabled bool) (string, error) {
 	case strings.HasPrefix(mode, "container:"):
 		return "", invalid("network mode %q is not supported: use bridge, host or none", mode)
 	}
-	return "", errdefs.ErrNotFound.WithMessage("network " + mode + " not found")
+	return "", invalid("network %s not found", mode) // not a 404: docker run would pull the image
 }
 
 // make does what plan has settled: volumes, snapshot, containerd's container, record.

@@ -85,7 +85,7 @@ func (m *Manager) volumesFrom(from string) ([]MountPoint, error) {
 	}
 	other, err := m.Get(ref)
 	if err != nil {
-		return nil, err
+		return nil, invalid("%v", err) // not a 404: docker run would pull the image
 	}
 	var points []MountPoint
 	for _, p := range other.Mounts {

@@ -71,7 +71,7 @@ func TestMountRefusals(t *testing.T) {
 			t.Errorf("%+v: %v", h, err)
 		}
 	}
-	if _, err := m.resolveMounts(Record{HostConfig: spec.HostConfig{VolumesFrom: []string{"nobody"}}}); !errdefs.IsNotFound(err) {
+	if _, err := m.resolveMounts(Record{HostConfig: spec.HostConfig{VolumesFrom: []string{"nobody"}}}); !errdefs.IsInvalidArgument(err) {
 		t.Error(err)
 	}
 }

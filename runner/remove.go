@@ -52,7 +52,7 @@ func (m *Manager) killLocked(ctx context.Context, c *container) error {
 	if r == nil {
 		return nil
 	}
-	if err := m.signal(ctx, c, r, syscall.SIGKILL); err != nil {
+	if err := m.signal(ctx, c, r, end, syscall.SIGKILL); err != nil {
 		return err
 	}
 	if !waitFor(ctx, end, killTimeout) {

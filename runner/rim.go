@@ -152,16 +152,15 @@ func lookMachine(privileged bool) (spec.Machine, error) {
 		return m, fmt.Errorf("own capabilities: %w", err)
 	}
 	m.Capabilities = caps
-	var st unix.Statfs_t
-	if err := unix.Statfs("/sys/fs/cgroup", &st); err == nil {
-		m.CgroupV2 = st.Type == unix.CGROUP2_SUPER_MAGIC
-	}
 	swap := "/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes"
-	if m.CgroupV2 {
+	var st unix.Statfs_t
+	if err := unix.Statfs("/sys/fs/cgroup", &st); err == nil && st.Type == unix.CGROUP2_SUPER_MAGIC {
 		swap = "/proc/swaps"
 	}
 	_, err = os.Stat(swap)
 	m.SwapLimit = err == nil
+	_, err = os.Stat("/dev/mqueue")
+	m.NoQueues = err != nil
 	if privileged {
 		if m.Devices, err = oci.HostDevices(); err != nil {
 			return m, fmt.Errorf("devices of the host: %w", err)

@@ -14,6 +14,7 @@ import (
 const (
 	defaultStopTimeout = 10 * time.Second
 	killTimeout        = 10 * time.Second // after SIGKILL a process has no excuse
+	shimTimeout        = 2 * time.Second  // from a shim's end to the booking of its container's
 )
 
 // StopOptions override how a container stops.
@@ -57,12 +58,12 @@ func (m *Manager) stopRun(ctx context.Context, c *container, sig syscall.Signal,
 	if err != nil || r == nil {
 		return err
 	}
-	if err := m.signal(ctx, c, r, sig); err != nil {
+	if err := m.signal(ctx, c, r, end, sig); err != nil {
 		return err
 	}
 	if !waitFor(ctx, end, grace(c.record().Config, timeout)) {
 		m.log.Info("container did not end in time, killing it", "container", c.id, "signal", sig)
-		if err := m.signal(ctx, c, r, syscall.SIGKILL); err != nil {
+		if err := m.signal(ctx, c, r, end, syscall.SIGKILL); err != nil {
 			return err
 		}
 		if !waitFor(ctx, end, killTimeout) {
@@ -135,11 +136,15 @@ func waitFor(ctx context.Context, end *ending, d time.Duration) bool {
 	return false
 }
 
-// signal sends a signal to a run's first process. One that has just ended is no error. A frozen
-// process takes no signal, so a paused container is thawed for those that end it.
-func (m *Manager) signal(ctx context.Context, c *container, r *run, sig syscall.Signal) error {
+// signal sends a signal to a run's first process. A frozen process takes no signal, so a paused
+// container is thawed for those that end it. A process that has just ended is no error; its shim
+// goes away with it, at any moment of the call.
+func (m *Manager) signal(ctx context.Context, c *container, r *run, end *ending, sig syscall.Signal) error {
 	err := r.task.Kill(ctx, sig)
 	if err != nil && !errdefs.IsNotFound(err) {
+		if waitFor(ctx, end, shimTimeout) {
+			return nil
+		}
 		return fmt.Errorf("cannot send %v to container %s: %w", sig, c.id, err)
 	}
 	rec := c.record()
@@ -182,7 +187,7 @@ func (m *Manager) Kill(ctx context.Context, ref, name string) error {
 			return err
 		}
 	}
-	if err := m.signal(ctx, c, r, sig); err != nil {
+	if err := m.signal(ctx, c, r, end, sig); err != nil {
 		return err
 	}
 	m.emit(c.record(), "kill", "signal", fmt.Sprint(int(sig)))

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"runtime"
 	"strings"
 	"sync"
 	"time"
@@ -15,7 +14,6 @@ import (
 	"github.com/moby/buildkit/source"
 	"github.com/moby/buildkit/source/local"
 	"github.com/moby/buildkit/worker/base"
-	"golang.org/x/sys/unix"
 )
 
 // localSource reads a client's directory. Walking and sending an unchanged directory is three
@@ -68,9 +66,7 @@ type localInstance struct {
 func (i *localInstance) Snapshot(ctx context.Context, job bksolver.JobContext) (bkcache.ImmutableRef, error) {
 	key, dir := i.directory(ctx, job)
 	if dir == "" {
-		ref, err := i.SourceInstance.Snapshot(ctx, job)
-		closeLeaked(err)
-		return ref, err
+		return i.SourceInstance.Snapshot(ctx, job)
 	}
 	selection := fmt.Sprint(i.id.IncludePatterns, i.id.ExcludePatterns, i.id.FollowPaths, i.id.MetadataOnly, i.id.MetadataExceptions, i.id.Differ)
 	begin := time.Now()
@@ -88,7 +84,6 @@ func (i *localInstance) Snapshot(ctx context.Context, job bksolver.JobContext) (
 	ref, err := i.SourceInstance.Snapshot(ctx, job)
 	if err != nil || ref == nil {
 		i.s.forget(key)
-		closeLeaked(err)
 		return ref, err
 	}
 	// A file changed in the same clock tick as it was read can change again unseen.
@@ -98,15 +93,6 @@ func (i *localInstance) Snapshot(ctx context.Context, job bksolver.JobContext) (
 		i.s.forget(key)
 	}
 	return ref, nil
-}
-
-// closeLeaked gives the disk back that a transfer held when the disk was full: fsutil (diskwriter.go,
-// processChange, v0.0.0-20261103) leaves the file that it could not write open, and with it all of its
-// blocks, until the garbage collector closes it.
-func closeLeaked(err error) {
-	if err != nil && strings.Contains(err.Error(), unix.ENOSPC.Error()) {
-		runtime.GC()
-	}
 }
 
 // settle is longer than the clock tick of any file system's time stamps that the kernel keeps.

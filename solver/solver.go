@@ -82,6 +82,9 @@ func Start(ctx context.Context, o Options) (*Solver, error) {
 	if err := os.MkdirAll(o.Root, 0o700); err != nil {
 		return nil, err
 	}
+	if err := sweep(ctx, o.Root, o.Runc); err != nil {
+		return nil, err
+	}
 	s := &Solver{}
 	if err := s.start(ctx, o); err != nil {
 		s.Close()
@@ -147,7 +150,7 @@ func (s *Solver) start(ctx context.Context, o Options) error {
 		return err
 	}
 	s.Server = grpc.NewServer(
-		grpc.ChainUnaryInterceptor(grpcerrors.UnaryServerInterceptor),
+		grpc.ChainUnaryInterceptor(reclaiming(o.Store), grpcerrors.UnaryServerInterceptor),
 		grpc.StreamInterceptor(grpcerrors.StreamServerInterceptor),
 		grpc.MaxRecvMsgSize(defaults.DefaultMaxRecvMsgSize),
 		grpc.MaxSendMsgSize(defaults.DefaultMaxSendMsgSize),

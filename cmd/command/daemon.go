@@ -54,7 +54,6 @@ func runDaemon(ctx context.Context, at *place, o daemonOptions) (err error) {
 	if o.auto {
 		pipe := os.NewFile(3, "starter")
 		defer pipe.Close()
-		unix.CloseOnExec(3)
 		tell = pipe
 	}
 	ready := false
@@ -63,9 +62,15 @@ func runDaemon(ctx context.Context, at *place, o daemonOptions) (err error) {
 			fmt.Fprint(tell, err)
 		}
 	}()
+	if err := leaveChroot(); err != nil {
+		return err
+	}
 	log, err := daemonLog(at, o.auto)
 	if err != nil {
 		return err
+	}
+	if o.auto {
+		unix.CloseOnExec(3)
 	}
 	begin := time.Now()
 	d, err := openDaemon(ctx, at, log)

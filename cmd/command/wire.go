@@ -68,7 +68,7 @@ func openDaemon(ctx context.Context, at *place, log *slog.Logger) (_ *daemon, er
 		return nil, err
 	}
 	d.closers = append(d.closers, unlock)
-	if err := os.MkdirAll(at.State(), 0o711); err != nil {
+	if err := prepareDirs(at); err != nil {
 		return nil, err
 	}
 	bin := filepath.Join(at.Root(), "bin")
@@ -91,6 +91,25 @@ func openDaemon(ctx context.Context, at *place, log *slog.Logger) (_ *daemon, er
 		return nil, err
 	}
 	return d, d.listen(trusted)
+}
+
+// prepareDirs makes the runtime directory, and one of the daemon's own for temporary files: BuildKit
+// mounts there, and what a killed daemon has left mounted is found and taken away.
+func prepareDirs(at *place) error {
+	if err := os.MkdirAll(at.State(), 0o711); err != nil {
+		return err
+	}
+	tmp := filepath.Join(at.Root(), "tmp")
+	if err := solver.UnmountBelow(tmp); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(tmp); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(tmp, 0o700); err != nil {
+		return err
+	}
+	return os.Setenv("TMPDIR", tmp)
 }
 
 func loadConfig(at *place) (*config.Config, error) {
@@ -142,6 +161,7 @@ func (d *daemon) openStore(ctx context.Context, bin, runc string) error {
 	}
 	d.store, err = cache.Start(ctx, cache.Options{
 		Root: filepath.Join(d.at.Root(), "store"), State: filepath.Join(d.at.State(), "store"), Shim: link, Runc: runc,
+		Temp: filepath.Join(d.at.Root(), "tmp"),
 	})
 	if err != nil {
 		return err

@@ -5,6 +5,8 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -15,6 +17,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/google/nftables"
 
 	"github.com/gantry-build/gantry/internal/need"
 )
@@ -64,9 +68,41 @@ func (g *gantry) remove() {
 	if left := mountsBelow(g.root); len(left) > 0 {
 		g.t.Errorf("mounts are left behind: %v", left)
 	}
+	if left := devicesOf(g.t, g.root); len(left) > 0 {
+		g.t.Errorf("network devices or tables are left behind: %v", left)
+	}
 	if err := os.RemoveAll(g.root); err != nil {
 		g.t.Error(err)
 	}
+}
+
+// devicesOf lists the bridge and the nftables table of a data root.
+func devicesOf(t testing.TB, root string) (left []string) {
+	sum := sha256.Sum256([]byte(root))
+	mark := hex.EncodeToString(sum[:4])
+	links, err := os.ReadDir("/sys/class/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range links {
+		if strings.Contains(l.Name(), mark) {
+			left = append(left, l.Name())
+		}
+	}
+	conn, err := nftables.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tables, err := conn.ListTables()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, table := range tables {
+		if strings.Contains(table.Name, mark) {
+			left = append(left, "table "+table.Name)
+		}
+	}
+	return left
 }
 
 func tail(s string, n int) string {

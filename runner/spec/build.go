@@ -30,7 +30,7 @@ type Machine struct {
 	Devices           []specs.LinuxDevice
 	SwapLimit         bool // the kernel accounts swap
 	RecursiveReadOnly bool // mount_setattr(2) exists: read-only binds are so all the way down
-	CgroupV2          bool
+	NoQueues          bool // the host has no /dev/mqueue to share
 }
 
 // Input is all that an OCI specification is made of.

@@ -128,15 +128,18 @@ func systemMounts(in Input) []specs.Mount {
 	if in.Host.PidMode == "host" { // the host's /proc is the one that knows its processes
 		ms[0] = specs.Mount{Destination: "/proc", Type: "bind", Source: "/proc", Options: []string{"rbind", "nosuid", "noexec", "nodev"}}
 	}
-	return append(ms, ipcMounts(in.Host)...)
+	return append(ms, ipcMounts(in.Host, in.Machine)...)
 }
 
-func ipcMounts(h HostConfig) []specs.Mount {
+func ipcMounts(h HostConfig, m Machine) []specs.Mount {
 	if h.IpcMode == "host" {
-		return []specs.Mount{
-			{Destination: "/dev/shm", Type: "bind", Source: "/dev/shm", Options: []string{"rbind", "nosuid", "noexec", "nodev"}},
-			{Destination: "/dev/mqueue", Type: "bind", Source: "/dev/mqueue", Options: []string{"rbind", "nosuid", "noexec", "nodev"}},
+		shared := func(dir string) specs.Mount {
+			return specs.Mount{Destination: dir, Type: "bind", Source: dir, Options: []string{"rbind", "nosuid", "noexec", "nodev"}}
 		}
+		if m.NoQueues {
+			return []specs.Mount{shared("/dev/shm")}
+		}
+		return []specs.Mount{shared("/dev/shm"), shared("/dev/mqueue")}
 	}
 	ms := []specs.Mount{{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}}}
 	if h.IpcMode == "none" {
