@@ -101,6 +101,8 @@ func look(ctx context.Context, o Options, k kernel) (found, *namespace) {
 
 	if err != nil {
 		f.broken[""] = err.Error()
+	}
+	if err != nil && ctx.Err() == nil {
 		o.log().Warn("no emulation of our own", "reason", err)
 	}
 	if ns != nil {

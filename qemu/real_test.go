@@ -191,21 +191,20 @@ const holderVar = "GANTRY_QEMU_TEST_HOLDER"
 
 func holder() {
 	o := Options{}
-	err := json.Unmarshal([]byte(os.Getenv(holderVar)), &o.Emulators)
-	if err == nil {
-		var m *Machine
-		if m, err = Start(context.Background(), o); err == nil {
-			var w Way
-			if w, err = m.Way(platforms.MustParse("linux/arm/v7")); err == nil {
-				err = json.NewEncoder(os.Stdout).Encode(w)
-			}
+	fail := func(err error) {
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
 		}
 	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	select {} // until it is killed
+	fail(json.Unmarshal([]byte(os.Getenv(holderVar)), &o.Emulators))
+	m, err := Start(context.Background(), o)
+	fail(err)
+	w, err := m.Way(platforms.MustParse("linux/arm/v7"))
+	fail(err)
+	fail(json.NewEncoder(os.Stdout).Encode(w))
+	time.Sleep(5 * time.Minute) // until it is killed
+	fail(m.Close())
 }
 
 // A container goes on, and starts programs, when its daemon is killed.
