@@ -9,21 +9,26 @@ import (
 	"net/http"
 
 	"github.com/moby/buildkit/session"
-	"golang.org/x/net/http2"
 	"google.golang.org/grpc"
 )
 
 // Build serves the two endpoints through which Docker's clients reach BuildKit.
 type Build struct {
-	Sessions *session.Manager
-	GRPC     *grpc.Server
+	sessions *session.Manager
+	grpc     *grpc.Server
+	conns    *handoff // connections that speak gRPC from now on
+}
+
+// NewBuild returns the endpoints over the builder's sessions and its API.
+func NewBuild(sessions *session.Manager, server *grpc.Server) *Build {
+	return &Build{sessions: sessions, grpc: server, conns: newHandoff(&net.UnixAddr{Name: "grpc", Net: "unix"})}
 }
 
 // Routes adds POST /session (a client's session) and POST /grpc (BuildKit's API), each of which
 // takes over the connection.
 func (b *Build) Routes(r *Router) {
 	r.Handle(http.MethodPost, "/session", b.session)
-	r.Handle(http.MethodPost, "/grpc", b.grpc)
+	r.Handle(http.MethodPost, "/grpc", b.upgradeToGRPC)
 }
 
 func (b *Build) session(w http.ResponseWriter, r *http.Request) error {
@@ -39,7 +44,7 @@ func (b *Build) session(w http.ResponseWriter, r *http.Request) error {
 	// A client that has gone ends its session now, not at the next failed health check.
 	ctx, cancel := context.WithCancelCause(context.WithoutCancel(r.Context()))
 	defer cancel(nil)
-	err = b.Sessions.HandleConn(ctx, &untilEOF{conn, cancel}, r.Header)
+	err = b.sessions.HandleConn(ctx, &untilEOF{conn, cancel}, r.Header)
 	if errors.Is(context.Cause(ctx), io.EOF) {
 		return nil
 	}
@@ -74,12 +79,10 @@ func upgrade(w http.ResponseWriter, proto string) (net.Conn, error) {
 	return conn, nil
 }
 
-func (b *Build) grpc(w http.ResponseWriter, r *http.Request) error {
+func (b *Build) upgradeToGRPC(w http.ResponseWriter, _ *http.Request) error {
 	conn, err := upgrade(w, "h2c")
-	if err != nil {
-		return err
+	if err == nil {
+		b.conns.offer(conn)
 	}
-	defer conn.Close()
-	(&http2.Server{}).ServeConn(conn, &http2.ServeConnOpts{Context: r.Context(), Handler: b.GRPC})
-	return nil
+	return err
 }

@@ -77,7 +77,7 @@ func TestKilledDaemon(t *testing.T) {
 	for _, pid := range pids {
 		endProcess(t, pid)
 	}
-	kill = spawn(t, dir)
+	spawn(t, dir)
 	c = connect(t, dir)
 	expectStatus(t, c, "ticker", "running")
 	lines(t, c, ticker, 3, time.Now()) // what it prints is read again

@@ -68,7 +68,7 @@ func (i *Images) inspect(w http.ResponseWriter, r *http.Request, name string) er
 		if m == img {
 			out.Size = s.Size.Total
 		}
-		if r.FormValue("manifests") != "" {
+		if flag(r, "manifests") {
 			out.Manifests = append(out.Manifests, s)
 		}
 	}
@@ -180,7 +180,7 @@ func fullName(repo, tag string) (string, error) {
 
 func (i *Images) remove(w http.ResponseWriter, r *http.Request, name string) error {
 	ctx := in(r.Context())
-	force := r.FormValue("force") == "1" || r.FormValue("force") == "true"
+	force := flag(r, "force")
 	rec, err := i.Store.Lookup(ctx, name)
 	if err != nil {
 		return err

@@ -58,6 +58,19 @@ func byLastWord(verbs map[string]named) HandlerFunc {
 	}
 }
 
+// Count is the number of local images, for /info.
+func (i *Images) Count() int {
+	records, err := i.Store.Client.ImageService().List(in(context.Background()))
+	if err != nil {
+		return 0
+	}
+	targets := map[string]bool{}
+	for _, rec := range records {
+		targets[rec.Target.Digest.String()] = true
+	}
+	return len(targets)
+}
+
 func in(ctx context.Context) context.Context { return namespaces.WithNamespace(ctx, cache.Namespace) }
 
 func (i *Images) list(w http.ResponseWriter, r *http.Request) error {
@@ -66,10 +79,8 @@ func (i *Images) list(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	for k := range filters {
-		if !slices.Contains([]string{"reference", "dangling", "label", "before", "since", "until"}, k) {
-			return fmt.Errorf("invalid filter '%s': %w", k, errdefs.ErrInvalidArgument)
-		}
+	if err := filters.only("reference", "dangling", "label"); err != nil {
+		return err
 	}
 	records, err := i.Store.Client.ImageService().List(ctx)
 	if err != nil {
@@ -86,7 +97,7 @@ func (i *Images) list(w http.ResponseWriter, r *http.Request) error {
 	}
 	out := []image.Summary{}
 	for _, id := range order {
-		s, err := i.summary(ctx, byTarget[id], r.FormValue("manifests") == "1" || r.FormValue("manifests") == "true")
+		s, err := i.summary(ctx, byTarget[id], flag(r, "manifests"))
 		if err != nil {
 			return err
 		}

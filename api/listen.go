@@ -9,8 +9,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"google.golang.org/grpc"
 )
 
 // Server answers both protocols on one listener: HTTP/1 goes to the Engine API and HTTP/2 with
@@ -18,21 +16,20 @@ import (
 type Server struct {
 	l      net.Listener
 	http   *http.Server
-	grpc   *grpc.Server
+	build  *Build
 	toHTTP *handoff
-	toGRPC *handoff
 	active atomic.Int64
 	wg     sync.WaitGroup
 }
 
-// Serve starts to answer on l, which the server owns from now on.
-func Serve(l net.Listener, h http.Handler, g *grpc.Server) *Server {
+// Serve starts to answer on l, which the server owns from now on, with b's gRPC server.
+func Serve(l net.Listener, h http.Handler, b *Build) *Server {
 	s := &Server{
-		l: l, grpc: g, toHTTP: newHandoff(l.Addr()), toGRPC: newHandoff(l.Addr()),
+		l: l, build: b, toHTTP: newHandoff(l.Addr()),
 		http: &http.Server{Handler: h, ReadHeaderTimeout: time.Minute},
 	}
 	s.wg.Go(func() { _ = s.http.Serve(s.toHTTP) })
-	s.wg.Go(func() { _ = s.grpc.Serve(s.toGRPC) })
+	s.wg.Go(func() { _ = b.grpc.Serve(b.conns) })
 	s.wg.Go(s.accept)
 	return s
 }
@@ -44,9 +41,9 @@ func (s *Server) Active() int { return int(s.active.Load()) }
 func (s *Server) Close() {
 	s.l.Close()
 	s.toHTTP.Close()
-	s.toGRPC.Close()
+	s.build.conns.Close()
 	_ = s.http.Close()
-	s.grpc.Stop()
+	s.build.grpc.Stop()
 	s.wg.Wait()
 }
 
@@ -72,7 +69,7 @@ func (s *Server) dispatch(c *conn) {
 	case err != nil && !(errors.Is(err, io.EOF) && len(head) > 0):
 		c.Close()
 	case string(head) == "PRI":
-		s.toGRPC.offer(c)
+		s.build.conns.offer(c)
 	default:
 		s.toHTTP.offer(c)
 	}

@@ -98,7 +98,8 @@ func (i *Images) push(w http.ResponseWriter, r *http.Request, repo string) error
 		return err
 	}
 	if _, err := i.Store.Lookup(in(r.Context()), name); errdefs.IsNotFound(err) {
-		return fmt.Errorf("An image does not exist locally with the tag: %s: %w", strings.SplitN(repo, ":", 2)[0], errdefs.ErrNotFound) //nolint:staticcheck // Docker's text
+		//lint:ignore ST1005 Docker's text
+		return fmt.Errorf("An image does not exist locally with the tag: %s: %w", strings.SplitN(repo, ":", 2)[0], errdefs.ErrNotFound)
 	} else if err != nil {
 		return err
 	}

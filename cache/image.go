@@ -67,7 +67,8 @@ func (s *Store) Lookup(ctx context.Context, ref string) (images.Image, error) {
 			return found[0], nil
 		}
 	}
-	return images.Image{}, fmt.Errorf("No such image: %s: %w", familiar(ref), errdefs.ErrNotFound) //nolint:staticcheck // Docker's text
+	//lint:ignore ST1005 Docker's text
+	return images.Image{}, fmt.Errorf("No such image: %s: %w", familiar(ref), errdefs.ErrNotFound)
 }
 
 // familiar is ref as Docker prints it: with its tag, without docker.io/library.

@@ -125,7 +125,8 @@ func (b *Build) locate() (dirs map[string]string, file string, err error) {
 	fi, err = os.Stat(path)
 	switch {
 	case err != nil:
-		return nil, "", fmt.Errorf("Dockerfile: %w; name another with --file", err) //nolint:staticcheck // a proper name
+		//lint:ignore ST1005 a proper name
+		return nil, "", fmt.Errorf("Dockerfile: %w; name another with --file", err)
 	case fi.IsDir():
 		return nil, "", fmt.Errorf("%s is a directory, not a Dockerfile: %w", path, fs.ErrInvalid)
 	}

@@ -27,6 +27,7 @@ func ExecEmulated(ctx context.Context, o Options, argv []string) (exitCode int, 
 	}
 	k := linux{}
 	f := found{native: k.native(), emulators: o.Emulators, broken: make(map[string]string)}
+	f.native = append(f.native, compat(ctx, k, f.native)...)
 	entries := f.registrations()
 	for _, why := range f.broken {
 		return 0, errors.New(why)

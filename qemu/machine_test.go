@@ -11,8 +11,8 @@ import (
 
 var both = map[string]Emulator{"arm": {"/q/arm", "7.2"}, "arm64": {"/q/arm64", "7.2"}, "amd64": {"/q/amd64", "7.2"}}
 
-// oldKernel has no private tables.
-var oldKernel = errors.New("kernel 6.1 has one table")
+// errOldKernel has no private tables.
+var errOldKernel = errors.New("kernel 6.1 has one table")
 
 func hostArm(flags string) entry {
 	t, _ := targetFor("arm")
@@ -34,8 +34,8 @@ func TestPlatforms(t *testing.T) {
 		{"arm64 without", fake{cpus: cpu("arm64")}, Options{Emulators: both},
 			"linux/arm64 linux/arm/v7 linux/arm/v6 linux/amd64"},
 		{"nothing carried", fake{cpus: cpu("amd64")}, Options{}, "linux/amd64"},
-		{"old kernel", fake{cpus: cpu("amd64"), refuse: oldKernel}, Options{Emulators: both}, "linux/amd64"},
-		{"old kernel, host entry", fake{cpus: cpu("amd64"), refuse: oldKernel, host: []entry{hostArm("POF")}}, Options{Emulators: both},
+		{"old kernel", fake{cpus: cpu("amd64"), refuse: errOldKernel}, Options{Emulators: both}, "linux/amd64"},
+		{"old kernel, host entry", fake{cpus: cpu("amd64"), refuse: errOldKernel, host: []entry{hostArm("POF")}}, Options{Emulators: both},
 			"linux/amd64 linux/arm/v7 linux/arm/v6"},
 		{"broken emulator", fake{cpus: cpu("amd64"), failed: map[string]string{"arm": "write: exec format error"}}, Options{Emulators: both},
 			"linux/amd64 linux/arm64"},
@@ -75,7 +75,7 @@ func TestWay(t *testing.T) {
 }
 
 func TestHostEntry(t *testing.T) {
-	m := open(t, Options{Emulators: both}, fake{cpus: cpu("amd64"), refuse: oldKernel, host: []entry{hostArm("POF")}})
+	m := open(t, Options{Emulators: both}, fake{cpus: cpu("amd64"), refuse: errOldKernel, host: []entry{hostArm("POF")}})
 	w, err := m.Way(platforms.MustParse("linux/arm/v7"))
 	if err != nil || w.Mode != Emulated || w.Emulator != "/usr/bin/qemu-arm-static" || w.Namespace != "" {
 		t.Errorf("%+v, %v", w, err)
@@ -83,7 +83,7 @@ func TestHostEntry(t *testing.T) {
 }
 
 func TestRefusals(t *testing.T) {
-	const next = "; install one for the whole machine (Debian: apt-get install qemu-user-static binfmt-support) and restart the daemon"
+	const next = "; install emulators for the whole machine (Debian: apt-get install qemu-user-static binfmt-support) and restart the daemon"
 	for _, c := range []struct {
 		platform string
 		k        fake
@@ -92,10 +92,10 @@ func TestRefusals(t *testing.T) {
 		{"linux/s390x", fake{}, "linux/s390x: no native CPU and no emulator installed" + next},
 		{"linux/mips", fake{}, "linux/mips: no native CPU and no emulator known; this machine runs linux/amd64, linux/amd64/v2, linux/arm64, linux/arm/v7, linux/arm/v6"},
 		{"windows/amd64", fake{failed: map[string]string{"arm": "x", "arm64": "x"}}, "windows/amd64: only linux containers run here; this machine runs linux/amd64, linux/amd64/v2"},
-		{"linux/amd64/v4", fake{refuse: oldKernel}, "linux/amd64/v4: this CPU has no v4 of amd64; this machine runs linux/amd64, linux/amd64/v2"},
-		{"linux/arm64/v9", fake{refuse: oldKernel}, "linux/arm64/v9: qemu-aarch64 does not run this variant; this machine runs linux/amd64, linux/amd64/v2"},
-		{"linux/arm/v7", fake{refuse: oldKernel}, "linux/arm/v7: kernel 6.1 has one table" + next},
-		{"linux/arm/v7", fake{refuse: oldKernel, host: []entry{hostArm("PO")}}, "linux/arm/v7: kernel 6.1 has one table" + next},
+		{"linux/amd64/v4", fake{refuse: errOldKernel}, "linux/amd64/v4: this CPU has no v4 of amd64; this machine runs linux/amd64, linux/amd64/v2"},
+		{"linux/arm64/v9", fake{refuse: errOldKernel}, "linux/arm64/v9: qemu-aarch64 does not run this variant; this machine runs linux/amd64, linux/amd64/v2"},
+		{"linux/arm/v7", fake{refuse: errOldKernel}, "linux/arm/v7: kernel 6.1 has one table" + next},
+		{"linux/arm/v7", fake{refuse: errOldKernel, host: []entry{hostArm("PO")}}, "linux/arm/v7: kernel 6.1 has one table" + next},
 		{"linux/arm/v7", fake{failed: map[string]string{"arm": "write: no such file"}}, "linux/arm/v7: /q/arm was not accepted by the kernel: write: no such file" + next},
 	} {
 		c.k.cpus = cpu("amd64", "v2")

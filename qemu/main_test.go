@@ -2,6 +2,7 @@ package qemu
 
 import (
 	"context"
+	"log/slog"
 	"os"
 	"testing"
 
@@ -57,6 +58,7 @@ func cpu(arch string, variants ...string) []ocispec.Platform {
 
 func open(t *testing.T, o Options, k kernel) *Machine {
 	t.Helper()
+	o.Log = slog.New(slog.DiscardHandler)
 	m := start(t.Context(), o, k)
 	t.Cleanup(func() {
 		if err := m.Close(); err != nil {

@@ -75,9 +75,16 @@ func inside(ctx context.Context, r request) (*exec.Cmd, error) {
 		Cloneflags:                 syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
 		UidMappings:                uids,
 		GidMappings:                gids,
-		GidMappingsEnableSetgroups: true,
+		GidMappingsEnableSetgroups: maySetGroups(),
 	}
 	return cmd, nil
+}
+
+// maySetGroups is false in a rootless user namespace that gave setgroups up; no
+// namespace below it can have it back.
+func maySetGroups() bool {
+	text, err := os.ReadFile("/proc/self/setgroups")
+	return err == nil && strings.TrimSpace(string(text)) == "allow"
 }
 
 // identity maps every id that this process's user namespace knows to itself.

@@ -121,7 +121,7 @@ func (f found) reason(arch string) string {
 // get one that every kernel can use.
 func (f found) refuse(p ocispec.Platform, reason string) error {
 	if t, ok := targetFor(p.Architecture); ok && p.OS == "linux" && !f.isNative(p.Architecture) && t.runs(p.Variant) {
-		return &RefusedError{p, reason, "install one for the whole machine (Debian: apt-get install qemu-user-static binfmt-support) and restart the daemon"}
+		return &RefusedError{p, reason, "install emulators for the whole machine (Debian: apt-get install qemu-user-static binfmt-support) and restart the daemon"}
 	}
 	return &RefusedError{p, reason, "this machine runs " + f.list()}
 }

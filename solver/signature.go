@@ -31,7 +31,7 @@ func Stat(path string) (Directory, error) {
 	if !ok || !fi.IsDir() {
 		return Directory{}, fmt.Errorf("%s is not a directory", path)
 	}
-	return Directory{Path: abs, Dev: uint64(st.Dev), Inode: st.Ino}, nil //nolint:unconvert // 32 bits on some
+	return Directory{Path: abs, Dev: uint64(st.Dev), Inode: st.Ino}, nil
 }
 
 func (d Directory) same() bool {
@@ -53,7 +53,7 @@ func (t *treeSum) add(path string, st *unix.Stat_t) {
 	le := binary.LittleEndian
 	for i, v := range [...]uint64{
 		uint64(st.Mode), st.Ino, uint64(st.Size), uint64(st.Mtim.Nano()), uint64(st.Ctim.Nano()),
-		uint64(st.Uid), uint64(st.Gid), uint64(st.Nlink), uint64(st.Dev), uint64(st.Rdev), //nolint:unconvert // 32 bits on some
+		uint64(st.Uid), uint64(st.Gid), uint64(st.Nlink), uint64(st.Dev), uint64(st.Rdev),
 	} {
 		le.PutUint64(b[i*8:], v)
 	}

@@ -242,16 +242,16 @@ func (d *daemon) closeNetwork(net *network.Bridge) {
 func (d *daemon) listen(trusted *trust.Store) error {
 	mover := &transfer.Mover{Store: d.store, Hosts: trusted.Hosts}
 	images := &api.Images{Store: d.store, Mover: mover, Login: mover.Login, Users: d.runner.Users}
-	build := &api.Build{Sessions: d.solver.Sessions, GRPC: d.solver.Server}
+	build := api.NewBuild(d.solver.Sessions, d.solver.Server)
 	handler := api.New(api.Options{
-		Runner: d.runner, Version: Version, Root: d.at.Root(),
+		Runner: d.runner, Version: Version, Root: d.at.Root(), Images: images.Count, Log: d.log,
 		Extra: []func(*api.Router){images.Routes, build.Routes, d.routes},
 	})
 	l, err := listenUnix(d.at.Socket())
 	if err != nil {
 		return err
 	}
-	d.server = api.Serve(l, handler, d.solver.Server)
+	d.server = api.Serve(l, handler, build)
 	d.closers = append(d.closers, d.server.Close)
 	return nil
 }

@@ -46,7 +46,7 @@ func fetchChain(ctx context.Context, addr string) ([]*x509.Certificate, error) {
 	defer cancel()
 	u := url.URL{Host: addr}
 	// Verifying is what the caller's user does, by the fingerprint.
-	d := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true, ServerName: u.Hostname()}} //nolint:gosec // see above
+	d := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true, ServerName: u.Hostname()}}
 	conn, err := d.DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return nil, err

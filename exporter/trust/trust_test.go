@@ -153,7 +153,7 @@ func TestCancelledRequestsAreNotExplained(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = only(t, store(t, Options{}), "registry.invalid").Client.Do(req) //nolint:bodyclose // there is none
+	_, err = only(t, store(t, Options{}), "registry.invalid").Client.Do(req)
 	if !errors.Is(err, context.Canceled) || strings.Contains(err.Error(), "registry registry.invalid:") {
 		t.Errorf("got %v", err)
 	}

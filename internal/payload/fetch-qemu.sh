@@ -15,12 +15,6 @@ work=$(mktemp -d "$dir/.qemu.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM HUP
 
-# A fresh machine has no package lists, or old ones that name files which are gone.
-download() {
-	(cd "$work" && apt-get -qq -o APT::Sandbox::User=root download "$1" 2>/dev/null)
-}
-
-updated=
 # Package lists of its own: those of the machine may be missing, old, or another
 # user's to write.
 mkdir -p "$work/lists/partial" "$work/cache/archives/partial"

@@ -33,7 +33,7 @@ func mounts(in Input) ([]specs.Mount, string, error) {
 			return nil, "", invalid("invalid mount target %q: it must be an absolute path other than '/'", m.Target)
 		}
 		if seen[t] {
-			return nil, "", invalid("Duplicate mount point: %s", t) //nolint:staticcheck // Docker's text
+			return nil, "", invalid("Duplicate mount point: %s", t)
 		}
 		seen[t] = true
 	}

@@ -89,11 +89,11 @@ func checkLimits(_ Config, h HostConfig) error {
 	case h.Memory < 0 || h.MemoryReservation < 0 || h.ShmSize < 0:
 		return invalid("memory limits can not be negative")
 	case h.Memory > 0 && h.Memory < minMemory:
-		return invalid("Minimum memory limit allowed is 6MB") //nolint:staticcheck // Docker's text
+		return invalid("Minimum memory limit allowed is 6MB")
 	case h.MemorySwap > 0 && h.Memory == 0:
-		return invalid("You should always set the Memory limit when using Memoryswap limit, see usage") //nolint:staticcheck // Docker's text
+		return invalid("You should always set the Memory limit when using Memoryswap limit, see usage")
 	case h.MemorySwap > 0 && h.MemorySwap < h.Memory:
-		return invalid("Minimum memoryswap limit should be larger than memory limit, see usage") //nolint:staticcheck // Docker's text
+		return invalid("Minimum memoryswap limit should be larger than memory limit, see usage")
 	case h.NanoCPUs < 0:
 		return invalid("NanoCPUs can not be negative")
 	case h.NanoCPUs > 0 && (h.CPUPeriod != 0 || h.CPUQuota != 0):

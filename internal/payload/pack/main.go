@@ -11,6 +11,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -34,7 +35,7 @@ func main() {
 // pack writes the manifest last: a build never sees one without its programs.
 func pack(arch, out string, programs []string) error {
 	if arch == "" || out == "" || len(programs) == 0 {
-		return fmt.Errorf("usage: pack -arch GOARCH -out DIR NAME=PROGRAM...")
+		return errors.New("usage: pack -arch GOARCH -out DIR NAME=PROGRAM [NAME=PROGRAM]")
 	}
 	list := filepath.Join(out, payload.ManifestName)
 	if err := clear(out); err != nil {
