@@ -38,8 +38,8 @@ test: setup bases peers ## run every test (as root)
 
 peers: .cache/peers/buildkitd .cache/peers/buildctl .cache/peers/crane ## build the tools that tests and benchmarks compare with
 
-.cache/peers/buildkitd .cache/peers/buildctl:
-	GOBIN=$(CURDIR)/.cache/peers $(GO) install github.com/moby/buildkit/cmd/$(@F)@v0.34.2
+.cache/peers/buildkitd .cache/peers/buildctl &:
+	@mk/peers.sh
 
 .cache/peers/crane:
 	GOBIN=$(CURDIR)/.cache/peers $(GO) install github.com/google/go-containerregistry/cmd/crane@v0.22.1
@@ -50,8 +50,9 @@ lint: payload ## vet, staticcheck and formatting
 	$(GO) tool staticcheck ./...
 
 bench: setup bases peers ## compare with buildkitd and buildctl; writes docs/benchmarks.md's numbers
+	@mk/setup.sh podman
 	$(GO) test -run '^$$' -bench . -benchtime 10x ./solver ./runner/network
-	GANTRY_BENCH=1 $(GO) test -timeout 60m -count 1 -v -run TestCompare ./cmd/gantry
+	$(GO) test -timeout 60m -run '^$$' -bench AgainstBuildkitd -benchtime 1x ./cmd/gantry
 
 install: build ## install to PREFIX (/usr/local)
 	install -D -m 0755 bin/gantry $(DESTDIR)$(PREFIX)/bin/gantry

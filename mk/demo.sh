@@ -58,7 +58,7 @@ step "pulled back from the registry, and run"
 "$gantry" rmi -f "$ref" >/dev/null
 rows=
 for p in linux/amd64=amd64=8081 linux/arm/v7=arm=8082; do
-	IFS== read -r platform name hostport <<<"$p"
+	IFS='=' read -r platform name hostport <<<"$p"
 	"$gantry" pull -q --platform "$platform" "$ref" >/dev/null
 	started=$(date +%s.%N)
 	"$gantry" run -d --name "demo-$name" --platform "$platform" -p "$hostport:8080" "$ref" >/dev/null
