@@ -67,7 +67,11 @@ func (b *Bridge) dropFlows(l lease) {
 		return
 	}
 	filter, _ := flowsOf(l, localAddresses())
-	if _, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, filter); err != nil {
-		b.log.Debug("could not drop old UDP flows", "container", l.ID, "error", err)
+	var err error
+	for range 5 { // a table that changes while it is read is read again
+		if _, err = netlink.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, filter); err == nil {
+			return
+		}
 	}
+	b.log.Warn("could not drop old UDP flows", "container", l.ID, "error", err)
 }
