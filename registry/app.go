@@ -15,7 +15,7 @@ import (
 	// The "filesystem" storage driver registers itself on import.
 	_ "github.com/distribution/distribution/v3/registry/storage/driver/filesystem"
 
-	"github.com/gantry-build/gantry/registry/internal/state"
+	"github.com/gantry-build/gantry/internal/state"
 )
 
 const (

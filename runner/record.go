@@ -10,6 +10,8 @@ import (
 	"github.com/gantry-build/gantry/runner/network"
 	"github.com/gantry-build/gantry/runner/spec"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/gantry-build/gantry/internal/state"
 )
 
 // Record is all that is known of a container, and the content of its container.json. The maps and
@@ -86,7 +88,7 @@ func (c *container) save() error {
 	if err != nil {
 		return err
 	}
-	if err := writeFile(filepath.Join(c.dir, "container.json"), append(data, '\n'), 0o600); err != nil {
+	if err := state.Write(filepath.Join(c.dir, "container.json"), append(data, '\n'), 0o600); err != nil {
 		return fmt.Errorf("container %s: %w", c.id, err)
 	}
 	return nil
@@ -102,27 +104,4 @@ func readRecord(dir string) (Record, error) {
 		return r, fmt.Errorf("%s: %w", filepath.Join(dir, "container.json"), err)
 	}
 	return r, nil
-}
-
-// writeFile replaces a file so that a crash leaves the old or the new one, whole.
-func writeFile(path string, data []byte, mode os.FileMode) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Chmod(mode)
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if e := f.Close(); err == nil {
-		err = e
-	}
-	if err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
 }

@@ -14,6 +14,8 @@ import (
 
 	"github.com/containerd/continuity/fs"
 	"github.com/containerd/errdefs"
+
+	"github.com/gantry-build/gantry/internal/state"
 )
 
 // Volume is a directory that outlives containers: <root>/volumes/<name>/_data.
@@ -48,7 +50,7 @@ func (v *volumes) ensure(want Volume) (Volume, error) {
 	}
 	data, err := json.Marshal(want)
 	if err == nil {
-		err = writeFile(filepath.Join(v.dir, want.Name, "volume.json"), data, 0o600)
+		err = state.Write(filepath.Join(v.dir, want.Name, "volume.json"), data, 0o600)
 	}
 	if err != nil {
 		return want, fmt.Errorf("volume %s: %w", want.Name, err)

@@ -170,7 +170,8 @@ func (p *peer) start() {
 		p.b.Fatal(err)
 	}
 	p.daemon = exec.Command(need.File(p.b, "../../.cache/peers/buildkitd", "peers"), "--config", p.hub.config(), "--root", root,
-		"--addr", p.addr(), "--oci-worker-binary", runc, "--oci-worker-net", "host", "--oci-worker-snapshotter", "overlayfs", "--containerd-worker=false")
+		"--addr", p.addr(), "--oci-worker-net", "host", "--oci-worker-snapshotter", "overlayfs", "--containerd-worker=false")
+	p.daemon.Env = append(os.Environ(), "PATH="+filepath.Dir(runc)+":"+os.Getenv("PATH")) // the same runc as ours
 	log, err := os.Create(filepath.Join(root, "log"))
 	if err != nil {
 		p.b.Fatal(err)

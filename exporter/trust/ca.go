@@ -13,6 +13,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/gantry-build/gantry/internal/state"
 )
 
 const fetchWithin = 10 * time.Second
@@ -88,7 +90,7 @@ func (s *Store) TrustCA(host string, pemText []byte) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("trusting %s: %w", clean, err)
 	}
-	if err := write(filepath.Join(dir, "ca.crt"), canonical); err != nil {
+	if err := state.Write(filepath.Join(dir, "ca.crt"), canonical, 0o644); err != nil {
 		return err
 	}
 	return s.setHTTP(clean, false)

@@ -8,7 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"golang.org/x/sys/unix"
+	"github.com/gantry-build/gantry/internal/state"
 )
 
 const (
@@ -22,7 +22,7 @@ type mark struct {
 	HTTP bool `json:"http,omitempty"`
 }
 
-type state struct {
+type saved struct {
 	Registries map[string]mark `json:"registries"`
 }
 
@@ -40,7 +40,7 @@ func (s *Store) setHTTP(name string, http bool) error {
 	if err := os.MkdirAll(s.o.Root, 0o755); err != nil {
 		return fmt.Errorf("making the data root: %w", err)
 	}
-	unlock, err := lock(filepath.Join(s.o.Root, stateFile+".lock"))
+	unlock, err := state.Lock(filepath.Join(s.o.Root, stateFile+".lock"))
 	if err != nil {
 		return err
 	}
@@ -57,11 +57,11 @@ func (s *Store) setHTTP(name string, http bool) error {
 	} else {
 		delete(marks, host)
 	}
-	data, err := json.MarshalIndent(state{marks}, "", "  ")
+	data, err := json.MarshalIndent(saved{marks}, "", "  ")
 	if err != nil {
 		return fmt.Errorf("encoding %s: %w", stateFile, err)
 	}
-	return write(filepath.Join(s.o.Root, stateFile), append(data, '\n'))
+	return state.Write(filepath.Join(s.o.Root, stateFile), append(data, '\n'), 0o644)
 }
 
 // marks reads registries.json; it is never nil without an error.
@@ -74,7 +74,7 @@ func (s *Store) marks() (map[string]mark, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading which registries use plain HTTP: %w", err)
 	}
-	st := state{}
+	st := saved{}
 	if err := json.Unmarshal(data, &st); err != nil {
 		return nil, fmt.Errorf("%s is damaged; correct or remove it: %w", path, err)
 	}
@@ -82,53 +82,4 @@ func (s *Store) marks() (map[string]mark, error) {
 		st.Registries = map[string]mark{}
 	}
 	return st.Registries, nil
-}
-
-// write replaces a file so that a reader sees the old or the new content:
-// temporary file, fsync, rename, fsync of the directory.
-func write(path string, data []byte) error {
-	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*")
-	if err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
-	}
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Chmod(0o644)
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return fmt.Errorf("writing %s: %w", path, errors.Join(err, os.Remove(f.Name())))
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return fmt.Errorf("syncing %s: %w", dir, err)
-	}
-	if err := errors.Join(d.Sync(), d.Close()); err != nil {
-		return fmt.Errorf("syncing %s: %w", dir, err)
-	}
-	return nil
-}
-
-// lock excludes other writers, in this process and in others; the kernel
-// drops the lock of one that dies.
-func lock(path string) (unlock func(), err error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("locking %s: %w", path, err)
-	}
-	for {
-		if err = unix.Flock(int(f.Fd()), unix.LOCK_EX); !errors.Is(err, unix.EINTR) {
-			break
-		}
-	}
-	if err != nil {
-		return nil, fmt.Errorf("locking %s: %w", path, errors.Join(err, f.Close()))
-	}
-	return func() { f.Close() }, nil
 }

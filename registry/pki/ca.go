@@ -17,7 +17,7 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/gantry-build/gantry/registry/internal/state"
+	"github.com/gantry-build/gantry/internal/state"
 )
 
 // loadCA returns nil without an error when there is no authority yet. A key

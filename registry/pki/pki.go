@@ -22,7 +22,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/gantry-build/gantry/registry/internal/state"
+	"github.com/gantry-build/gantry/internal/state"
 )
 
 const (

@@ -1,4 +1,4 @@
-// Package state writes the registry's few small files so that a reader, or the
+// Package state writes small files so that a reader, or the
 // next start after a power cut, sees the old content or the new one and never
 // a half; and it serialises processes that would make the same file.
 package state
