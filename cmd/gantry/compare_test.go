@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -124,9 +125,9 @@ func newHub(b *testing.B) *hub {
 	return h
 }
 
-// config is a buildkitd.toml, which gantry reads too.
-func (h *hub) config() string {
-	path := filepath.Join(h.b.TempDir(), "config.toml")
+// config writes a buildkitd.toml, which gantry reads too, into dir.
+func (h *hub) config(dir string) string {
+	path := filepath.Join(dir, "config.toml")
 	text := fmt.Sprintf("[registry.\"docker.io\"]\n  mirrors = [%q]\n[registry.%q]\n  http = true\n", h.host, h.host)
 	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 		h.b.Fatal(err)
@@ -136,7 +137,7 @@ func (h *hub) config() string {
 
 func (h *hub) gantry() *gantry {
 	g := newGantry(h.b)
-	g.env = append(g.env, "GANTRY_CONFIG="+h.config())
+	g.env = append(g.env, "GANTRY_CONFIG="+h.config(g.root))
 	return g
 }
 
@@ -164,12 +165,13 @@ func (p *peer) start() {
 	if err != nil {
 		p.b.Fatal(err)
 	}
-	p.root, p.undo = root, registerArm(p.b)
+	p.root, p.undo = root, sync.OnceFunc(registerArm(p.b))
+	p.b.Cleanup(p.undo)
 	runc, err := filepath.Abs(need.File(p.b, "../../.cache/payload/amd64/runc", "build"))
 	if err != nil {
 		p.b.Fatal(err)
 	}
-	p.daemon = exec.Command(need.File(p.b, "../../.cache/peers/buildkitd", "peers"), "--config", p.hub.config(), "--root", root,
+	p.daemon = exec.Command(need.File(p.b, "../../.cache/peers/buildkitd", "peers"), "--config", p.hub.config(root), "--root", root,
 		"--addr", p.addr(), "--oci-worker-net", "host", "--oci-worker-snapshotter", "overlayfs", "--containerd-worker=false")
 	p.daemon.Env = append(os.Environ(), "PATH="+filepath.Dir(runc)+":"+os.Getenv("PATH")) // the same runc as ours
 	log, err := os.Create(filepath.Join(root, "log"))
@@ -180,6 +182,8 @@ func (p *peer) start() {
 	if err := p.daemon.Start(); err != nil {
 		p.b.Fatal(err)
 	}
+	daemon := p.daemon
+	p.b.Cleanup(func() { _ = daemon.Process.Kill() }) // when something fails in between
 	eventually(p.b, "buildkitd answers", func() error {
 		return exec.Command("../../.cache/peers/buildctl", "--addr", p.addr(), "debug", "workers").Run()
 	})
