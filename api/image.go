@@ -192,7 +192,7 @@ func (i *Images) remove(w http.ResponseWriter, r *http.Request, name string) err
 	}
 	id := rec.Target.Digest
 	gone := []images.Image{rec}
-	if byID(name, id.Encoded()) {
+	if full, err := fullName(name, ""); (err != nil || full != rec.Name) && byID(name, id.Encoded()) {
 		if len(same) > 1 && !force {
 			return fmt.Errorf("conflict: unable to delete %s (must be forced) - image is referenced in multiple repositories: %w", id.Encoded()[:12], errdefs.ErrFailedPrecondition)
 		}

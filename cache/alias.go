@@ -10,6 +10,7 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
+	"github.com/moby/buildkit/identity"
 )
 
 // aliasing lets one overlay directory have several names. containerd's metadata layer asks a
@@ -65,6 +66,8 @@ var ErrOtherParent = errors.New("the snapshot has another parent")
 // then the chain was unpacked twice, or the snapshot is the result of a merge.
 func (s *Store) Alias(ctx context.Context, snapshot, alias, parent string) error {
 	ctx = namespaces.WithNamespace(ctx, Namespace)
+	s.aliasing.Lock() // a snapshot has one label for the name that it is about to get
+	defer s.aliasing.Unlock()
 	sn := s.DB.Snapshotter(Snapshotter)
 	if lease, ok := leases.FromContext(ctx); ok {
 		res := leases.Resource{ID: alias, Type: "snapshots/" + Snapshotter}
@@ -72,17 +75,18 @@ func (s *Store) Alias(ctx context.Context, snapshot, alias, parent string) error
 			return err
 		}
 	}
-	if _, err := sn.Stat(ctx, alias); err == nil {
-		return nil
+	if _, err := sn.Stat(ctx, alias); err == nil || !errdefs.IsNotFound(err) {
+		return err
 	}
 	labelled := snapshots.Info{Name: snapshot, Labels: map[string]string{snapshots.LabelSnapshotRef: alias}}
 	if _, err := sn.Update(ctx, labelled, "labels."+snapshots.LabelSnapshotRef); err != nil {
 		return fmt.Errorf("labelling snapshot %s: %w", snapshot, err)
 	}
-	key := "alias-" + alias
+	key := "alias-" + identity.NewID()
 	_, err := sn.Prepare(ctx, key, parent, snapshots.WithLabels(labelled.Labels))
 	if errdefs.IsAlreadyExists(err) {
-		return nil
+		_, err := sn.Stat(ctx, alias)
+		return err
 	}
 	if err != nil {
 		return fmt.Errorf("naming snapshot %s: %w", snapshot, err)

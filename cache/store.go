@@ -54,12 +54,13 @@ type Store struct {
 	Client *client.Client // containerd's client over the in-process services
 	DB     *metadata.DB   // the metadata store below the client
 
-	opts  Options
-	exits map[string]exit
-	eng   *engine
-	ttrpc *ttrpc.Server
-	serve chan error
-	names sync.Mutex
+	opts     Options
+	exits    map[string]exit
+	eng      *engine
+	ttrpc    *ttrpc.Server
+	serve    chan error
+	names    sync.Mutex // guards reading and changing what names point to
+	aliasing sync.Mutex
 }
 
 // Start opens the store and returns when it is ready. The caller holds Lock on the data root.

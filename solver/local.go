@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -65,38 +66,61 @@ type localInstance struct {
 
 func (i *localInstance) Snapshot(ctx context.Context, job bksolver.JobContext) (bkcache.ImmutableRef, error) {
 	key, dir := i.directory(ctx, job)
-	if dir == "" {
-		return i.SourceInstance.Snapshot(ctx, job)
-	}
-	selection := fmt.Sprint(i.id.IncludePatterns, i.id.ExcludePatterns, i.id.FollowPaths, i.id.MetadataOnly, i.id.MetadataExceptions, i.id.Differ)
 	begin := time.Now()
-	sum, err := signature(dir, literals(i.id))
-	if err != nil {
+	sum, err := signature(dir, append(slices.Clone(i.id.IncludePatterns), i.id.FollowPaths...))
+	if dir == "" || err != nil {
+		i.s.forget(key)
 		return i.SourceInstance.Snapshot(ctx, job)
 	}
-	if last, ok := i.s.get(key); ok && last.selection == selection && last.sig == sum.hash {
-		if ref, err := i.s.refs.Get(ctx, last.ref, nil); err == nil {
-			return ref, nil
-		}
+	now := synced{selection: i.selection(), sig: sum.hash}
+	if ref := i.s.take(ctx, key, now); ref != nil {
+		return ref, nil
 	}
 	// From here on the copy may change, also when this fails half-way.
 	i.s.forget(key)
 	ref, err := i.SourceInstance.Snapshot(ctx, job)
-	if err != nil || ref == nil {
-		i.s.forget(key)
-		return ref, err
-	}
 	// A file changed in the same clock tick as it was read can change again unseen.
-	if begin.Sub(sum.newest) > settle {
-		i.s.put(key, synced{selection: selection, sig: sum.hash, ref: copyID(ref)})
+	if err == nil && ref != nil && begin.Sub(sum.newest) > settle(sum.newest) {
+		now.ref = copyID(ref)
+		i.s.put(key, now)
 	} else {
-		i.s.forget(key)
+		i.s.forget(key) // another build may have noted the copy that this one has written over
 	}
-	return ref, nil
+	return ref, err
 }
 
-// settle is longer than the clock tick of any file system's time stamps that the kernel keeps.
-const settle = 20 * time.Millisecond
+// selection is all of a request but the directory that the copy depends on.
+func (i *localInstance) selection() string {
+	dt, _ := json.Marshal([]any{i.id.IncludePatterns, i.id.ExcludePatterns, i.id.FollowPaths, i.id.MetadataOnly, i.id.MetadataExceptions, i.id.Differ})
+	return string(dt)
+}
+
+// take returns the copy noted for key when it is still that of now, else nil.
+func (s *localSource) take(ctx context.Context, key string, now synced) bkcache.ImmutableRef {
+	last, ok := s.get(key)
+	if !ok || last.selection != now.selection || last.sig != now.sig {
+		return nil
+	}
+	ref, err := s.refs.Get(ctx, last.ref, nil)
+	if err != nil {
+		return nil
+	}
+	// Another build may have begun to write to it before we held it.
+	if again, ok := s.get(key); !ok || again != last {
+		_ = ref.Release(context.WithoutCancel(ctx))
+		return nil
+	}
+	return ref
+}
+
+// settle is longer than the clock tick of the file system that a time stamp comes from: the kernel's
+// tick, or two seconds where there are no fractions (FAT, some network file systems).
+func settle(stamp time.Time) time.Duration {
+	if stamp.Nanosecond() == 0 {
+		return 2 * time.Second
+	}
+	return 20 * time.Millisecond
+}
 
 // copyID names the mutable copy behind ref, which is what stays when ref is released.
 func copyID(ref bkcache.ImmutableRef) string {
@@ -113,11 +137,11 @@ func (i *localInstance) directory(ctx context.Context, job bksolver.JobContext) 
 		shared = c.SharedKey()
 		return nil
 	})
-	d, ok := ParseSharedKey(shared)[i.id.Name]
-	if !ok || !d.same() {
-		return "", ""
+	key = strings.Join([]string{shared, i.id.Name, i.id.SharedKeyHint, fmt.Sprint(i.id.MetadataOnly)}, "\x00")
+	if d, ok := ParseSharedKey(shared)[i.id.Name]; ok && d.same() {
+		return key, d.Path
 	}
-	return strings.Join([]string{d.Path, i.id.Name, i.id.SharedKeyHint}, "\x00"), d.Path
+	return key, ""
 }
 
 func (s *localSource) get(key string) (synced, bool) {
@@ -137,21 +161,6 @@ func (s *localSource) forget(key string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.seen, key)
-}
-
-// literals returns the files that a source asks for by name, such as the Dockerfile; nil when it
-// wants the tree.
-func literals(id *local.LocalIdentifier) []string {
-	names := id.IncludePatterns
-	if len(names) == 0 {
-		names = id.FollowPaths
-	}
-	for _, n := range names {
-		if strings.ContainsAny(n, `*?[]!\`) {
-			return nil
-		}
-	}
-	return names
 }
 
 // Directory identifies a client's directory across mount namespaces.

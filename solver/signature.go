@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -74,24 +75,30 @@ func (t *treeSum) merge(o treeSum) {
 	}
 }
 
-// signature sums the tree below root, or only the named files and directories of it.
+// signature sums the tree below root, or only the named files and directories of it with all that is
+// above them. Names with wildcards, and names that lead through a symbolic link, mean the whole tree.
 func signature(root string, names []string) (treeSum, error) {
 	var sum treeSum
+	if root == "" {
+		return sum, nil
+	}
+	var top unix.Stat_t
+	if err := unix.Stat(root, &top); err != nil {
+		return sum, err
+	}
+	sum.add("/", &top)
 	start := []string{}
 	for _, n := range names {
-		n = filepath.Clean("/" + n)
-		var st unix.Stat_t
-		if err := unix.Lstat(root+n, &st); err == unix.ENOENT || err == unix.ENOTDIR {
-			continue
-		} else if err != nil {
+		dir, whole, err := sum.literal(root, n)
+		if err != nil {
 			return sum, err
 		}
-		sum.add(n, &st)
-		switch st.Mode & unix.S_IFMT {
-		case unix.S_IFDIR:
-			start = append(start, n)
-		case unix.S_IFLNK: // it may lead anywhere in the tree
-			return newWalk(root, "").run()
+		if whole {
+			names = nil
+			break
+		}
+		if dir != "" {
+			start = append(start, dir)
 		}
 	}
 	if len(names) == 0 {
@@ -100,6 +107,36 @@ func signature(root string, names []string) (treeSum, error) {
 	below, err := newWalk(root, start...).run()
 	sum.merge(below)
 	return sum, err
+}
+
+// literal adds the components of one name. It returns the name when it is a directory, whose tree
+// counts too, or whole when only the whole tree will do.
+func (t *treeSum) literal(root, name string) (dir string, whole bool, err error) {
+	if strings.ContainsAny(name, `*?[]!\`) {
+		return "", true, nil
+	}
+	at := ""
+	for part := range strings.SplitSeq(strings.Trim(filepath.Clean("/"+name), "/"), "/") {
+		if part == "" {
+			return "", true, nil // the context itself
+		}
+		at += "/" + part
+		var st unix.Stat_t
+		switch err := unix.Lstat(root+at, &st); {
+		case err == unix.ENOENT || err == unix.ENOTDIR:
+			return "", false, nil
+		case err != nil:
+			return "", false, err
+		case st.Mode&unix.S_IFMT == unix.S_IFLNK:
+			return "", true, nil
+		}
+		t.add(at, &st)
+		dir = ""
+		if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+			dir = at
+		}
+	}
+	return dir, false, nil
 }
 
 // walk visits a tree with a few workers: on a warm cache the system calls are the cost.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/containerd/platforms"
 	"github.com/moby/buildkit/client"
@@ -52,7 +53,7 @@ func start(t testing.TB) *bench {
 		Root: root + "/solver", Store: store, Runc: "/bin/true", Platforms: native{}, Config: &config.Config{},
 		Hosts: trust.New(trust.Options{Root: root}).Hosts,
 		Image: func(stock exporter.Exporter, w *base.Worker) exporter.Exporter {
-			return image.New(image.Options{Stock: stock, Store: store, Content: w.ContentStore(), Leases: w.LeaseManager()})
+			return image.New(image.Options{Stock: stock, Store: store, Content: w.ContentStore(), Images: w.ImageStore, Leases: w.LeaseManager()})
 		},
 	})
 	if err != nil {
@@ -192,4 +193,51 @@ func BenchmarkUnchangedBuild(b *testing.B) {
 	for range b.N {
 		s.build(b, req)
 	}
+}
+
+// What the signature has to see: each of these changes only something beside the files' own names.
+func TestSubtleChangesAreSeen(t *testing.T) {
+	b := start(t)
+	dir := t.TempDir()
+	write(t, dir, map[string]string{
+		"Dockerfile": "FROM scratch\nCOPY link/file /f\n", "all": "FROM scratch\nCOPY . /\n",
+		"real/file": "1", "a b": "1", "a": "1", "b": "1", "all.dockerignore": "a b\n",
+	})
+	if err := os.Symlink("/real", filepath.Join(dir, "link")); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name, file string
+		change     func() error
+	}{
+		{"behind an absolute link", "Dockerfile", func() error { return os.WriteFile(filepath.Join(dir, "real/file"), []byte("2"), 0o644) }},
+		{"ignore file", "all", func() error { return os.WriteFile(filepath.Join(dir, "all.dockerignore"), []byte("a\nb\n"), 0o644) }},
+	} {
+		req := frontend.Build{Context: dir, Dockerfile: filepath.Join(dir, c.file)}
+		time.Sleep(50 * time.Millisecond) // longer than the kernel's clock tick, so that copies are noted
+		first := b.build(t, req)
+		if again := b.build(t, req); again != first {
+			t.Errorf("%s: unchanged, but %s, then %s", c.name, first, again)
+		}
+		if err := c.change(); err != nil {
+			t.Fatal(err)
+		}
+		if after := b.build(t, req); after == first {
+			t.Errorf("%s: the change was not seen", c.name)
+		}
+	}
+}
+
+// The same layers on top of other directories: the second image is as good as the first.
+func TestSameLayersTwice(t *testing.T) {
+	b := start(t)
+	dir := t.TempDir()
+	write(t, dir, map[string]string{"Dockerfile": "FROM scratch\nCOPY a /a\nCOPY b /b\n", "a": "1", "b": "1"})
+	b.build(t, frontend.Build{Context: dir, Tags: []string{"one"}})
+	write(t, dir, map[string]string{"b": "2"})
+	b.build(t, frontend.Build{Context: dir, Tags: []string{"two"}, NoCache: true})
+	b.open(t, "two", "linux/amd64")
+	write(t, dir, map[string]string{"Dockerfile": "FROM two\nCOPY a /c\n"})
+	b.build(t, frontend.Build{Context: dir, Tags: []string{"three"}})
+	b.open(t, "three", "linux/amd64")
 }

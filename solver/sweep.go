@@ -3,8 +3,8 @@ package solver
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -25,7 +25,7 @@ func sweep(ctx context.Context, root, runc string) error {
 		id := filepath.Base(filepath.Dir(b))
 		out, err := exec.CommandContext(ctx, runc, "delete", "--force", id).CombinedOutput()
 		if err != nil && !strings.Contains(string(out), "does not exist") {
-			return fmt.Errorf("ending the step %s of a killed build: %w: %s", id, err, out)
+			slog.Warn("a step of a killed build could not be ended", "container", id, "error", err, "output", string(out))
 		}
 	}
 	if err := UnmountBelow(root); err != nil {
@@ -36,6 +36,9 @@ func sweep(ctx context.Context, root, runc string) error {
 
 // UnmountBelow detaches every mount below dir, the innermost first.
 func UnmountBelow(dir string) error {
+	if real, err := filepath.EvalSymlinks(dir); err == nil {
+		dir = real
+	}
 	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(dir))
 	if err != nil {
 		return err

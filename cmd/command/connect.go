@@ -29,19 +29,33 @@ func (p *place) connect(ctx context.Context) error {
 	if p.answers() {
 		return nil
 	}
-	unlock, err := p.starter()
+	unlock, err := p.starter(ctx)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if p.answers() { // another one has started it while we waited
+	for end := time.Now().Add(startTimeout); ; {
+		if p.answers() { // another one has started it while we waited
+			return nil
+		}
+		err := p.start(ctx)
+		// The root may belong to a daemon that is ending, or that is on its way.
+		if err == nil || !strings.Contains(err.Error(), cache.ErrLocked.Error()) || time.Now().After(end) {
+			return err
+		}
+		if err := sleep(ctx, 100*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(d):
 		return nil
 	}
-	err = p.start(ctx)
-	if err != nil && strings.Contains(err.Error(), cache.ErrLocked.Error()) {
-		return p.await(ctx, err) // a daemon that is not of our making is on its way, or on another socket
-	}
-	return err
 }
 
 func (p *place) answers() bool {
@@ -54,7 +68,7 @@ func (p *place) answers() bool {
 }
 
 // starter waits for its turn to start a daemon: of ten CLIs one starts, the others find it running.
-func (p *place) starter() (unlock func(), err error) {
+func (p *place) starter(ctx context.Context) (unlock func(), err error) {
 	if err := os.MkdirAll(p.State(), 0o711); err != nil {
 		return nil, fmt.Errorf("no daemon answers at %s, and none can be started: %w%s", p.Socket(), err, asRoot())
 	}
@@ -62,9 +76,11 @@ func (p *place) starter() (unlock func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("no daemon answers at %s, and none can be started: %w%s", p.Socket(), err, asRoot())
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
-		f.Close()
-		return nil, err
+	for unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
+		if err := sleep(ctx, 10*time.Millisecond); err != nil {
+			f.Close()
+			return nil, err
+		}
 	}
 	return func() { f.Close() }, nil
 }
@@ -130,21 +146,6 @@ func (p *place) start(ctx context.Context) error {
 const readyWord = "ready\n"
 
 func (p *place) logFile() string { return filepath.Join(p.Root(), "daemon.log") }
-
-func (p *place) await(ctx context.Context, cause error) error {
-	end := time.Now().Add(10 * time.Second)
-	for time.Now().Before(end) {
-		if p.answers() {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(50 * time.Millisecond):
-		}
-	}
-	return fmt.Errorf("%w, and it does not answer at %s", cause, p.Socket())
-}
 
 // engine returns a client of the Engine API.
 func (p *place) engine() (*moby.Client, error) {

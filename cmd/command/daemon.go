@@ -65,6 +65,7 @@ func runDaemon(ctx context.Context, at *place, o daemonOptions) (err error) {
 	if err := leaveChroot(); err != nil {
 		return err
 	}
+	unix.Umask(0) // files in images have the modes that builds give them, whoever started the daemon
 	log, err := daemonLog(at, o.auto)
 	if err != nil {
 		return err

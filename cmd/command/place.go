@@ -42,7 +42,19 @@ func (p *place) Root() string {
 	if abs, err := filepath.Abs(root); err == nil {
 		root = abs
 	}
-	return root
+	return resolve(root)
+}
+
+// resolve follows the symbolic links in the part of path that exists: one root has one name, which
+// is also the one that the kernel's list of mounts has.
+func resolve(path string) string {
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		return real
+	}
+	if dir := filepath.Dir(path); dir != path {
+		return filepath.Join(resolve(dir), filepath.Base(path))
+	}
+	return path
 }
 
 func dataHome() string {

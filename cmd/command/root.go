@@ -55,7 +55,8 @@ func signalContext() (context.Context, context.CancelFunc) {
 // report prints err as the output law says and returns the exit code that Docker would.
 func report(ctx context.Context, err error) int {
 	var cause signalled
-	if errors.As(context.Cause(ctx), &cause) && (errors.Is(err, context.Canceled) || errdefs.IsCanceled(err)) {
+	ended := errors.Is(err, context.Canceled) || errdefs.IsCanceled(err) || errors.As(err, &signalled{})
+	if errors.As(context.Cause(ctx), &cause) && ended {
 		ui.Error(os.Stderr, cause)
 		return 128 + int(cause.Signal)
 	}

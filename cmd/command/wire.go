@@ -19,6 +19,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"github.com/gantry-build/gantry/api"
 	"github.com/gantry-build/gantry/cache"
@@ -41,10 +42,12 @@ type daemon struct {
 	qemu    *qemu.Machine
 	store   *cache.Store
 	solver  *solver.Solver
+	network *network.Bridge
 	runner  *runner.Manager
 	server  *api.Server
-	stop    chan struct{} // closed by the first request to stop
-	closers []func()      // in the order of opening
+	stop    chan struct{} // a request to stop
+	end     context.CancelFunc
+	closers []func() // in the order of opening
 }
 
 // openDaemon starts the rooms from the store upwards and returns when the socket answers. On
@@ -54,6 +57,7 @@ func openDaemon(ctx context.Context, at *place, log *slog.Logger) (_ *daemon, er
 		return nil, errors.New("the daemon needs root (it mounts, and makes namespaces); run it as root")
 	}
 	d := &daemon{at: at, log: log, since: time.Now(), stop: make(chan struct{}, 1)}
+	ctx, d.end = context.WithCancel(ctx)
 	defer func() {
 		if err != nil {
 			d.Close()
@@ -87,7 +91,9 @@ func openDaemon(ctx context.Context, at *place, log *slog.Logger) (_ *daemon, er
 	var eg errgroup.Group // the one restores containers while the other opens databases
 	eg.Go(func() error { return d.openSolver(ctx, cfg, runc, trusted) })
 	eg.Go(func() error { return d.openRunner(ctx) })
-	if err := eg.Wait(); err != nil {
+	err = eg.Wait()
+	d.closers = append(d.closers, d.closeNetwork, d.closeRunner, d.closeSolver)
+	if err != nil {
 		return nil, err
 	}
 	return d, d.listen(trusted)
@@ -188,14 +194,19 @@ func (d *daemon) openSolver(ctx context.Context, cfg *config.Config, runc string
 		Root: filepath.Join(d.at.Root(), "solver"), Store: d.store, Runc: runc, Config: cfg, Version: Version,
 		Platforms: emulation{d.qemu}, Hosts: trusted.Hosts,
 		Image: func(stock exporter.Exporter, w *base.Worker) exporter.Exporter {
-			return image.New(image.Options{Stock: stock, Store: d.store, Content: w.ContentStore(), Leases: w.LeaseManager()})
+			return image.New(image.Options{Stock: stock, Store: d.store, Content: w.ContentStore(), Images: w.ImageStore, Leases: w.LeaseManager()})
 		},
 	})
-	if err != nil {
-		return err
+	return err
+}
+
+func (d *daemon) closeSolver() {
+	if d.solver == nil {
+		return
 	}
-	d.closers = append(d.closers, func() { _ = d.solver.Close() })
-	return nil
+	if err := d.solver.Close(); err != nil {
+		d.log.Warn("closing the solver", "error", err)
+	}
 }
 
 // emulation is the qemu room as the solver sees it.
@@ -214,29 +225,39 @@ func (d *daemon) openRunner(ctx context.Context) error {
 	if m := d.at.mark(); m != "" {
 		bridge, table = "gty-"+m, "gantry_"+m
 	}
-	net, err := network.Open(ctx, network.Options{Name: bridge, Table: table, State: filepath.Join(d.at.Root(), "network")})
+	var err error
+	d.network, err = network.Open(ctx, network.Options{Name: bridge, Table: table, State: filepath.Join(d.at.Root(), "network")})
 	if err != nil {
 		return err
 	}
-	d.closers = append(d.closers, func() { d.closeNetwork(net) })
 	d.runner, err = runner.Start(ctx, runner.Options{
-		Root: d.at.Root(), State: filepath.Join(d.at.State(), "runner"), Store: d.store, Qemu: d.qemu, Network: net, Log: d.log,
+		Root: d.at.Root(), State: filepath.Join(d.at.State(), "runner"), Store: d.store, Qemu: d.qemu, Network: d.network, Log: d.log,
 	})
-	if err != nil {
-		return err
+	return err
+}
+
+func (d *daemon) closeRunner() {
+	if d.runner == nil {
+		return
 	}
-	d.closers = append(d.closers, func() { _ = d.runner.Close() })
-	return nil
+	if err := d.runner.Close(); err != nil {
+		d.log.Warn("closing the runner", "error", err)
+	}
 }
 
 // closeNetwork leaves the host as it was when no container needs the bridge any more.
-func (d *daemon) closeNetwork(net *network.Bridge) {
-	if d.runner == nil || d.runner.Running() == 0 {
-		if err := net.Remove(context.Background()); err != nil {
+func (d *daemon) closeNetwork() {
+	if d.network == nil {
+		return
+	}
+	if d.runner != nil && d.runner.Running() == 0 {
+		if err := d.network.Remove(context.Background()); err != nil {
 			d.log.Warn("the bridge network could not be removed", "error", err)
 		}
 	}
-	_ = net.Close()
+	if err := d.network.Close(); err != nil {
+		d.log.Warn("closing the bridge network", "error", err)
+	}
 }
 
 func (d *daemon) listen(trusted *trust.Store) error {
@@ -265,12 +286,17 @@ func listenUnix(path string) (net.Listener, error) {
 		c.Close()
 		return nil, fmt.Errorf("socket %s: another daemon answers there; choose one with --socket", path)
 	}
+	if fi, err := os.Lstat(path); err == nil && fi.Mode()&os.ModeSocket == 0 {
+		return nil, fmt.Errorf("socket %s: there is a file of another kind; remove it, or choose another place with --socket", path)
+	}
 	_ = os.Remove(path)
+	old := unix.Umask(0o117) // no one else may connect, not even for a moment
+	defer unix.Umask(old)
 	l, err := net.Listen("unix", path)
 	if err != nil {
 		return nil, fmt.Errorf("socket %s: %w", path, err)
 	}
-	return l, os.Chmod(path, 0o660)
+	return l, nil
 }
 
 // routes are gantry's own endpoints.
@@ -319,6 +345,7 @@ func (d *daemon) wait(ctx context.Context, idle time.Duration) string {
 
 // Close ends the rooms in the reverse order of their opening.
 func (d *daemon) Close() {
+	d.end()
 	for i := len(d.closers) - 1; i >= 0; i-- {
 		d.closers[i]()
 	}

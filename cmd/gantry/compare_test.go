@@ -298,7 +298,11 @@ func (p *peer) answer(i int) time.Duration {
 	podman := need.Tool(p.b, "podman")
 	d := serving(p.b, i)
 	tar := filepath.Join(p.root, "image.tar")
-	store := []string{"--root", p.root + "/podman", "--runroot", p.root + "/podman-run", "--cgroup-manager", "cgroupfs", "--events-backend", "none"}
+	runc, err := filepath.Abs("../../.cache/payload/amd64/runc")
+	if err != nil {
+		p.b.Fatal(err)
+	}
+	store := []string{"--runtime", runc, "--root", p.root + "/podman", "--runroot", p.root + "/podman-run", "--cgroup-manager", "cgroupfs", "--events-backend", "none"}
 	pod := func(args ...string) string {
 		out, err := exec.Command(podman, append(slices.Clone(store), args...)...).CombinedOutput()
 		if err != nil {
@@ -308,7 +312,7 @@ func (p *peer) answer(i int) time.Duration {
 	}
 	p.build(d, "linux/amd64", "type=docker,name=serving,dest="+tar)
 	pod("load", "-q", "-i", tar)
-	id := pod("run", "-d", "--network", "host", "serving")
+	id := pod("run", "-d", "--network", "host", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024", "serving")
 	waitFor(p.b)
 	now := time.Now()
 	lines := strings.Split(pod("exec", id, "cat", "/stamp"), "\n")

@@ -11,10 +11,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strconv"
+	"strings"
 
 	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/errdefs"
 	bkcache "github.com/moby/buildkit/cache"
+	"github.com/moby/buildkit/cache/config"
 	"github.com/moby/buildkit/exporter"
 	"github.com/moby/buildkit/exporter/containerimage/exptypes"
 	"github.com/moby/buildkit/session"
@@ -24,9 +29,11 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// Store is what the exporter needs of the store: second names for snapshots.
+// Store is what the exporter needs of the store: second names for snapshots, and a lock on the
+// names of images.
 type Store interface {
 	Alias(ctx context.Context, snapshot, alias, parent string) error
+	LockNames() (unlock func())
 }
 
 // Options are the exporter's surroundings.
@@ -34,6 +41,7 @@ type Options struct {
 	Stock   exporter.Exporter // BuildKit's image exporter over the same content store
 	Store   Store
 	Content content.Store
+	Images  images.Store
 	Leases  *leaseutil.Manager
 }
 
@@ -47,53 +55,84 @@ func (e *imageExporter) Resolve(ctx context.Context, id int, attrs map[string]st
 	if v, ok := attrs[string(exptypes.OptKeyPush)]; ok && v == "" {
 		push = true
 	}
-	inst, err := e.Stock.Resolve(ctx, id, attrs)
+	keep := true
+	if v := attrs[string(exptypes.OptKeyStore)]; v != "" {
+		var err error
+		if keep, err = strconv.ParseBool(v); err != nil {
+			return nil, fmt.Errorf("exporter attribute store=%s: %w", v, err)
+		}
+	}
+	// BuildKit's code would name the image before its snapshots are tied to it, and unpack it again.
+	own := maps.Clone(attrs)
+	if own == nil {
+		own = map[string]string{}
+	}
+	own[string(exptypes.OptKeyStore)] = "false"
+	inst, err := e.Stock.Resolve(ctx, id, own)
 	if err != nil {
 		return nil, err
 	}
-	return &instance{ExporterInstance: inst, o: e.Options, compress: push}, nil
+	return &instance{ExporterInstance: inst, o: e.Options, compress: push, stock: asksForStock(attrs), keep: keep}, nil
+}
+
+// asksForStock says whether the layers are wanted in another form than ours, which BuildKit's own
+// code then gives them.
+func asksForStock(attrs map[string]string) bool {
+	for _, k := range []exptypes.ImageExporterOptKey{
+		exptypes.OptKeyLayerCompression, exptypes.OptKeyCompressionLevel, exptypes.OptKeyForceCompression, exptypes.OptKeyRewriteTimestamp,
+	} {
+		if _, ok := attrs[string(k)]; ok {
+			return true
+		}
+	}
+	return false
 }
 
 type instance struct {
 	exporter.ExporterInstance
 	o        Options
 	compress bool
+	stock    bool
+	keep     bool // record the image under its names
 }
 
 // Export implements exporter.ExporterInstance.
 func (e *instance) Export(ctx context.Context, src *exporter.Source, info exporter.ExportBuildInfo) (map[string]string, exporter.FinalizeFunc, exporter.DescriptorReference, error) {
-	// This lease outlives the export: it keeps new blobs and names until the manifests refer to them.
+	// The lease keeps new blobs and names until the manifests refer to them.
 	ctx, done, err := leaseutil.WithLease(ctx, e.o.Leases, leaseutil.MakeTemporary)
 	if err != nil {
 		return nil, nil, nil, err
 	}
 	defer done(context.WithoutCancel(ctx))
 
-	src, results, err := e.wrap(src)
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	if err := ready(ctx, results, session.NewGroup(info.SessionID)); err != nil {
+	src, results := e.wrap(src)
+	if err := e.ready(ctx, results, session.NewGroup(info.SessionID)); err != nil {
 		return nil, nil, nil, err
 	}
 	resp, finalize, desc, err := e.ExporterInstance.Export(ctx, src, info)
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	if err := e.handOver(ctx, desc, results); err != nil {
+	err = e.handOver(ctx, desc, results)
+	if err == nil && e.keep {
+		err = e.record(ctx, resp[exptypes.ExporterImageNameKey], desc.Descriptor())
+	}
+	if err != nil {
 		return nil, nil, nil, errors.Join(err, desc.Release())
 	}
 	return resp, finalize, desc, nil
 }
 
 // wrap replaces every reference by one whose layers are made by this package.
-func (e *instance) wrap(src *exporter.Source) (*exporter.Source, []*ref, error) {
+func (e *instance) wrap(src *exporter.Source) (*exporter.Source, []*ref) {
 	var all []*ref
+	// Attestations are about digests, so these have to be final.
+	compress := e.compress || len(src.Attestations) > 0
 	wrap := func(r bkcache.ImmutableRef) bkcache.ImmutableRef {
 		if r == nil {
 			return nil
 		}
-		w := &ref{ImmutableRef: r, content: e.o.Content, compress: e.compress}
+		w := &ref{ImmutableRef: r, content: e.o.Content, compress: compress, stock: e.stock}
 		all = append(all, w)
 		return w
 	}
@@ -103,28 +142,52 @@ func (e *instance) wrap(src *exporter.Source) (*exporter.Source, []*ref, error) 
 	}
 	refs := clone.Refs
 	clone.Refs = nil
-	ids := make([]string, 0, len(refs))
-	for id := range refs {
-		ids = append(ids, id)
+	for id, r := range refs {
+		clone.AddRef(id, wrap(r))
 	}
-	for _, id := range ids {
-		clone.AddRef(id, wrap(refs[id]))
-	}
-	return clone, all, nil
+	return clone, all
 }
 
-// ready makes every result a committed snapshot, which is what can be a container's parent.
-func ready(ctx context.Context, results []*ref, g session.Group) error {
+// ready makes every result a committed snapshot, which is what can be a container's parent, makes its
+// layers and names its snapshots.
+func (e *instance) ready(ctx context.Context, results []*ref, g session.Group) error {
+	cfg := config.RefConfig{Compression: e.Config().Compression()}
 	eg, ctx := errgroup.WithContext(ctx)
 	for _, r := range results {
 		eg.Go(func() error {
 			if err := r.Extract(ctx, g); err != nil {
 				return err
 			}
-			return r.Finalize(ctx)
+			if err := r.Finalize(ctx); err != nil {
+				return err
+			}
+			if _, err := r.GetRemotes(ctx, true, cfg, false, g); err != nil {
+				return err
+			}
+			return e.name(ctx, r)
 		})
 	}
 	return eg.Wait()
+}
+
+// record gives the image its names, which replaces what they pointed to.
+func (e *instance) record(ctx context.Context, names string, target ocispec.Descriptor) error {
+	defer e.o.Store.LockNames()()
+	for name := range strings.SplitSeq(names, ",") {
+		if name == "" {
+			continue
+		}
+		done := progress.OneOff(ctx, "naming to "+name)
+		img := images.Image{Name: name, Target: target}
+		_, err := e.o.Images.Update(ctx, img)
+		if errdefs.IsNotFound(err) {
+			_, err = e.o.Images.Create(ctx, img)
+		}
+		if done(err) != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // handOver ties each manifest's config to the snapshots of its result.
@@ -139,15 +202,14 @@ func (e *instance) handOver(ctx context.Context, desc exporter.DescriptorReferen
 			continue // FROM scratch and nothing in it
 		}
 		mine := configs[r.diffKey()]
+		if len(mine) == 0 && r.stock {
+			continue // with other time stamps the layers are no longer those of the snapshots
+		}
 		if len(mine) == 0 {
 			return done(fmt.Errorf("no manifest of %s has the layers of snapshot %s", desc.Descriptor().Digest, r.snapshot()))
 		}
-		labels, err := e.name(ctx, r, mine[0].rootfs)
-		if err != nil {
-			return done(err)
-		}
 		for _, c := range mine {
-			if err := label(ctx, e.o.Content, c.desc, labels); err != nil {
+			if err := label(ctx, e.o.Content, c, r.labels); err != nil {
 				return done(err)
 			}
 		}

@@ -10,20 +10,17 @@ import (
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
 	bksnapshot "github.com/moby/buildkit/snapshot"
+	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/gantry-build/gantry/cache"
+	"github.com/gantry-build/gantry/exporter/layer"
 )
 
-type imageConfig struct {
-	desc   ocispec.Descriptor
-	rootfs ocispec.RootFS
-}
-
 // configsOf reads the configs below target, keyed by their layers; platforms may share all of them.
-func configsOf(ctx context.Context, cs content.Provider, target ocispec.Descriptor) (map[string][]imageConfig, error) {
-	found := map[string][]imageConfig{}
+func configsOf(ctx context.Context, cs content.Provider, target ocispec.Descriptor) (map[string][]ocispec.Descriptor, error) {
+	found := map[string][]ocispec.Descriptor{}
 	err := images.Walk(ctx, images.HandlerFunc(func(ctx context.Context, d ocispec.Descriptor) ([]ocispec.Descriptor, error) {
 		switch {
 		case images.IsIndexType(d.MediaType), images.IsManifestType(d.MediaType):
@@ -38,7 +35,7 @@ func configsOf(ctx context.Context, cs content.Provider, target ocispec.Descript
 				return nil, fmt.Errorf("config %s: %w", d.Digest, err)
 			}
 			k := key(img.RootFS)
-			found[k] = append(found[k], imageConfig{desc: d, rootfs: img.RootFS})
+			found[k] = append(found[k], d)
 		}
 		return nil, nil
 	}), target)
@@ -54,38 +51,55 @@ func key(fs ocispec.RootFS) string {
 }
 
 // name gives the result's snapshots the two names by which others look for them: the chain ID
-// (containerd, and so the runner) and BuildKit's own for layers with a known digest (FROM). It
-// returns the labels that keep them. A result whose chain can't be named is kept by its own name.
-func (e *instance) name(ctx context.Context, r *ref, fs ocispec.RootFS) (map[string]string, error) {
-	direct := map[string]string{cache.LabelGCSnapshot: r.snapshot(), cache.LabelSnapshot: r.snapshot()}
-	if !r.plain {
-		return direct, nil
+// (containerd, and so the runner) and BuildKit's own for layers with a known digest (FROM), and notes
+// the labels that keep them. A result whose chain can't be named is kept by its own name, and its
+// layers get bytes, so that FROM and a push find those.
+func (e *instance) name(ctx context.Context, r *ref) error {
+	var diffIDs []digest.Digest
+	for _, d := range r.remote.Descriptors {
+		diffIDs = append(diffIDs, layer.DiffID(d))
 	}
+	if len(diffIDs) == 0 {
+		return nil
+	}
+	if r.plain {
+		err := e.nameChain(ctx, r, diffIDs)
+		if err == nil {
+			r.labels = cache.SnapshotLabels(ocispec.RootFS{DiffIDs: diffIDs})
+			return nil
+		}
+		if !errors.Is(err, cache.ErrOtherParent) {
+			return err
+		}
+		// The same layers are in the store already, on top of other directories.
+		if !r.compress && !r.stock {
+			r.compress, r.remote = true, nil
+		}
+	}
+	r.labels = map[string]string{cache.LabelGCSnapshot: r.snapshot(), cache.LabelSnapshot: r.snapshot()}
+	return nil
+}
+
+func (e *instance) nameChain(ctx context.Context, r *ref, diffIDs []digest.Digest) error {
 	chain := r.LayerChain()
 	defer chain.Release(context.WithoutCancel(ctx))
-	if len(chain) != len(fs.DiffIDs) {
-		return nil, fmt.Errorf("%d layers, %d snapshots: %s", len(fs.DiffIDs), len(chain), r.snapshot())
+	if len(chain) != len(diffIDs) {
+		return fmt.Errorf("%d layers, %d snapshots: %s", len(diffIDs), len(chain), r.snapshot())
 	}
 	parent, bkParent := "", ""
 	for i, l := range chain {
 		if err := l.Finalize(ctx); err != nil {
-			return nil, err
+			return err
 		}
-		id := identity.ChainID(fs.DiffIDs[:i+1])
+		id := identity.ChainID(diffIDs[:i+1])
 		bk := bksnapshot.LayerSnapshotID(id)
-		err := e.o.Store.Alias(ctx, snapshotOf(l), id.String(), parent)
-		if err == nil {
-			err = e.o.Store.Alias(ctx, snapshotOf(l), bk, bkParent)
+		if err := e.o.Store.Alias(ctx, snapshotOf(l), id.String(), parent); err != nil {
+			return err
 		}
-		if errors.Is(err, cache.ErrOtherParent) {
-			// Part of the chain was unpacked elsewhere before. Both trees are whole, and a
-			// container runs from this build's own.
-			return direct, nil
-		}
-		if err != nil {
-			return nil, err
+		if err := e.o.Store.Alias(ctx, snapshotOf(l), bk, bkParent); err != nil {
+			return err
 		}
 		parent, bkParent = id.String(), bk
 	}
-	return cache.SnapshotLabels(fs), nil
+	return nil
 }

@@ -25,10 +25,12 @@ type ref struct {
 	bkcache.ImmutableRef
 	content  content.Store
 	compress bool
+	stock    bool // the layers are BuildKit's to make
 
 	mu     sync.Mutex
 	remote *solver.Remote
-	plain  bool // the chain of layers is the chain of snapshots: no merge, no diff
+	labels map[string]string // for the image's config: they keep the snapshots
+	plain  bool              // the chain of layers is the chain of snapshots: no merge, no diff
 }
 
 // GetRemotes implements cache.ImmutableRef. The layers are made at the first call.
@@ -48,7 +50,7 @@ func (r *ref) GetRemotes(ctx context.Context, create bool, cfg config.RefConfig,
 func (r *ref) make(ctx context.Context, cfg config.RefConfig, g session.Group) (*solver.Remote, error) {
 	chain := r.LayerChain()
 	defer chain.Release(context.WithoutCancel(ctx))
-	if r.plain = isPlain(ctx, chain); !r.plain {
+	if r.plain = isPlain(ctx, chain); !r.plain || r.stock {
 		// A merged result has no directory of its own per layer: BuildKit knows how to cut it.
 		remotes, err := r.ImmutableRef.GetRemotes(ctx, true, cfg, false, g)
 		if err != nil {

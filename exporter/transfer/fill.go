@@ -21,15 +21,23 @@ import (
 )
 
 // fill gives every layer of the image its bytes. When a layer had none its manifest changes, and so
-// do the index and the record above it.
+// do the index above it and every name that still points to it.
 func (m *Mover) fill(ctx context.Context, record images.Image) (ocispec.Descriptor, error) {
 	target, err := m.fillTarget(ctx, record.Target)
 	if err != nil || target.Digest == record.Target.Digest {
 		return target, err
 	}
-	record.Target = target
-	if _, err := m.Store.Client.ImageService().Update(ctx, record, "target"); err != nil {
+	defer m.Store.LockNames()()
+	is := m.Store.Client.ImageService()
+	same, err := is.List(ctx, "target.digest=="+record.Target.Digest.String())
+	if err != nil {
 		return target, err
+	}
+	for _, img := range same {
+		img.Target = target
+		if _, err := is.Update(ctx, img, "target"); err != nil {
+			return target, err
+		}
 	}
 	return target, nil
 }
@@ -66,10 +74,9 @@ func (m *Mover) fillIndex(ctx context.Context, d ocispec.Descriptor) (ocispec.De
 	if len(moved) == 0 {
 		return d, nil
 	}
-	for i, child := range idx.Manifests { // attestations name their subject
-		const subject = "vnd.docker.reference.digest"
-		if to, ok := moved[digest.Digest(child.Annotations[subject])]; ok {
-			idx.Manifests[i].Annotations[subject] = to.String()
+	for _, child := range idx.Manifests {
+		if to, ok := moved[digest.Digest(child.Annotations["vnd.docker.reference.digest"])]; ok {
+			return d, fmt.Errorf("attestation %s is about an image that a push would change to %s; build it with --push: %w", child.Digest, to, errdefs.ErrFailedPrecondition)
 		}
 	}
 	labels := map[string]string{}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
@@ -29,6 +30,9 @@ func (m *Mover) Push(ctx context.Context, name string, p *ocispec.Platform, c Cr
 		return ocispec.Descriptor{}, err
 	}
 	defer done(context.WithoutCancel(ctx))
+	if err := m.pin(ctx, record.Target); err != nil {
+		return ocispec.Descriptor{}, err
+	}
 	target, err := m.fill(ctx, record)
 	if err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("preparing %s: %w", name, err)
@@ -49,6 +53,12 @@ func (m *Mover) Push(ctx context.Context, name string, p *ocispec.Platform, c Cr
 		return ocispec.Descriptor{}, fmt.Errorf("pushing %s: %w", name, trust.Explain(hostOf(name), err))
 	}
 	return target, nil
+}
+
+// pin keeps target and all below it until the push ends, whatever becomes of its names meanwhile.
+func (m *Mover) pin(ctx context.Context, target ocispec.Descriptor) error {
+	id, _ := leases.FromContext(ctx)
+	return m.Store.Client.LeasesService().AddResource(ctx, leases.Lease{ID: id}, leases.Resource{ID: target.Digest.String(), Type: "content"})
 }
 
 // only returns the manifest of one platform.

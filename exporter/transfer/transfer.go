@@ -35,9 +35,10 @@ func (m *Mover) resolver(c Credentials) remotes.Resolver {
 	return docker.NewResolver(docker.ResolverOptions{
 		Hosts: func(host string) ([]docker.RegistryHost, error) {
 			hosts, err := m.Hosts(host)
-			if err != nil {
+			if err != nil || len(hosts) == 0 {
 				return nil, err
 			}
+			own := hosts[len(hosts)-1].Host // its mirrors come before it, and are others
 			for i := range hosts {
 				client := hosts[i].Client
 				if client == nil {
@@ -45,7 +46,12 @@ func (m *Mover) resolver(c Credentials) remotes.Resolver {
 				}
 				hosts[i].Authorizer = docker.NewDockerAuthorizer(
 					docker.WithAuthClient(client),
-					docker.WithAuthCreds(func(string) (string, string, error) { return c.pair() }),
+					docker.WithAuthCreds(func(host string) (string, string, error) {
+						if host != own {
+							return "", "", nil
+						}
+						return c.pair()
+					}),
 				)
 			}
 			return hosts, nil
