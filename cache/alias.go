@@ -55,6 +55,23 @@ func (a *aliasing) Cleanup(ctx context.Context) error {
 	return errdefs.ErrNotImplemented
 }
 
+// Hold keeps the snapshot, and with it its parents, for the lease in ctx. false when there is none of
+// that name.
+func (s *Store) Hold(ctx context.Context, snapshot string) (bool, error) {
+	ctx = namespaces.WithNamespace(ctx, Namespace)
+	if lease, ok := leases.FromContext(ctx); ok {
+		res := leases.Resource{ID: snapshot, Type: "snapshots/" + Snapshotter}
+		if err := s.Client.LeasesService().AddResource(ctx, leases.Lease{ID: lease}, res); err != nil {
+			return false, err
+		}
+	}
+	_, err := s.DB.Snapshotter(Snapshotter).Stat(ctx, snapshot)
+	if errdefs.IsNotFound(err) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 // ErrOtherParent says that a snapshot can't have a name in the chain that the name belongs to.
 var ErrOtherParent = errors.New("the snapshot has another parent")
 
@@ -69,13 +86,7 @@ func (s *Store) Alias(ctx context.Context, snapshot, alias, parent string) error
 	s.aliasing.Lock() // a snapshot has one label for the name that it is about to get
 	defer s.aliasing.Unlock()
 	sn := s.DB.Snapshotter(Snapshotter)
-	if lease, ok := leases.FromContext(ctx); ok {
-		res := leases.Resource{ID: alias, Type: "snapshots/" + Snapshotter}
-		if err := s.Client.LeasesService().AddResource(ctx, leases.Lease{ID: lease}, res); err != nil {
-			return err
-		}
-	}
-	if _, err := sn.Stat(ctx, alias); err == nil || !errdefs.IsNotFound(err) {
+	if ok, err := s.Hold(ctx, alias); ok || err != nil {
 		return err
 	}
 	labelled := snapshots.Info{Name: snapshot, Labels: map[string]string{snapshots.LabelSnapshotRef: alias}}

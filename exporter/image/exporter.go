@@ -33,6 +33,7 @@ import (
 // names of images.
 type Store interface {
 	Alias(ctx context.Context, snapshot, alias, parent string) error
+	Hold(ctx context.Context, snapshot string) (bool, error)
 	LockNames() (unlock func())
 }
 
@@ -179,9 +180,12 @@ func (e *instance) record(ctx context.Context, names string, target ocispec.Desc
 		}
 		done := progress.OneOff(ctx, "naming to "+name)
 		img := images.Image{Name: name, Target: target}
-		_, err := e.o.Images.Update(ctx, img)
-		if errdefs.IsNotFound(err) {
+		old, err := e.o.Images.Get(ctx, name)
+		switch {
+		case errdefs.IsNotFound(err):
 			_, err = e.o.Images.Create(ctx, img)
+		case err == nil && old.Target.Digest != target.Digest:
+			_, err = e.o.Images.Update(ctx, img)
 		}
 		if done(err) != nil {
 			return err
@@ -217,11 +221,23 @@ func (e *instance) handOver(ctx context.Context, desc exporter.DescriptorReferen
 	return done(nil)
 }
 
+// label writes labels that are not there yet: each write waits for the disk.
 func label(ctx context.Context, cs content.Manager, desc ocispec.Descriptor, labels map[string]string) error {
+	info, err := cs.Info(ctx, desc.Digest)
+	if err != nil {
+		return err
+	}
+	same := true
+	for k, v := range labels {
+		same = same && info.Labels[k] == v
+	}
+	if same {
+		return nil
+	}
 	fields := make([]string, 0, len(labels))
 	for k := range labels {
 		fields = append(fields, "labels."+k)
 	}
-	_, err := cs.Update(ctx, content.Info{Digest: desc.Digest, Labels: labels}, fields...)
+	_, err = cs.Update(ctx, content.Info{Digest: desc.Digest, Labels: labels}, fields...)
 	return err
 }

@@ -80,11 +80,25 @@ func (e *instance) name(ctx context.Context, r *ref) error {
 	return nil
 }
 
+// held says whether all of the names exist, and keeps them.
+func (e *instance) held(ctx context.Context, names ...string) (bool, error) {
+	for _, n := range names {
+		if ok, err := e.o.Store.Hold(ctx, n); !ok || err != nil {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
 func (e *instance) nameChain(ctx context.Context, r *ref, diffIDs []digest.Digest) error {
 	chain := r.LayerChain()
 	defer chain.Release(context.WithoutCancel(ctx))
 	if len(chain) != len(diffIDs) {
 		return fmt.Errorf("%d layers, %d snapshots: %s", len(diffIDs), len(chain), r.snapshot())
+	}
+	top := identity.ChainID(diffIDs)
+	if named, err := e.held(ctx, top.String(), bksnapshot.LayerSnapshotID(top)); named || err != nil {
+		return err
 	}
 	parent, bkParent := "", ""
 	for i, l := range chain {
