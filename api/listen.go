@@ -19,15 +19,20 @@ type Server struct {
 	build  *Build
 	toHTTP *handoff
 	active atomic.Int64
-	wg     sync.WaitGroup
+	wg     sync.WaitGroup // the server's own goroutines
+	busy   sync.WaitGroup // handlers
 }
 
 // Serve starts to answer on l, which the server owns from now on, with b's gRPC server.
 func Serve(l net.Listener, h http.Handler, b *Build) *Server {
 	s := &Server{
 		l: l, build: b, toHTTP: newHandoff(l.Addr()),
-		http: &http.Server{Handler: h, ReadHeaderTimeout: time.Minute},
 	}
+	s.http = &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.busy.Add(1)
+		defer s.busy.Done()
+		h.ServeHTTP(w, r)
+	})}
 	s.wg.Go(func() { _ = s.http.Serve(s.toHTTP) })
 	s.wg.Go(func() { _ = b.grpc.Serve(b.conns) })
 	s.wg.Go(s.accept)
@@ -45,11 +50,23 @@ func (s *Server) Close() {
 	_ = s.http.Close()
 	s.build.grpc.Stop()
 	s.wg.Wait()
+	s.settle()
+}
+
+// settle waits for handlers, which use rooms that are closed next. Their requests are cancelled; one
+// that does not care is left behind after a while.
+func (s *Server) settle() {
+	done := make(chan struct{})
+	go func() { s.busy.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(10 * time.Second):
+	}
 }
 
 func (s *Server) accept() {
 	for {
-		c, err := s.l.Accept()
+		nc, err := s.l.Accept()
 		if err != nil {
 			if errors.Is(err, net.ErrClosed) {
 				return
@@ -58,13 +75,16 @@ func (s *Server) accept() {
 			continue
 		}
 		s.active.Add(1)
-		go s.dispatch(&conn{Conn: c, r: bufio.NewReader(c), closed: func() { s.active.Add(-1) }})
+		c := &conn{Conn: nc, r: bufio.NewReader(nc), closed: func() { s.active.Add(-1) }}
+		s.wg.Go(func() { s.dispatch(c) })
 	}
 }
 
 // dispatch looks at the first bytes: a gRPC client opens with "PRI * HTTP/2.0".
 func (s *Server) dispatch(c *conn) {
+	_ = c.SetReadDeadline(time.Now().Add(10 * time.Second)) // a client that says nothing is none
 	head, err := c.r.Peek(3)
+	_ = c.SetReadDeadline(time.Time{})
 	switch {
 	case err != nil && !(errors.Is(err, io.EOF) && len(head) > 0):
 		c.Close()

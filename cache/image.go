@@ -3,6 +3,7 @@ package cache
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -226,7 +227,8 @@ func (s *Store) rootfs(ctx context.Context, record images.Image, img *Image) (st
 	}
 	ci := client.NewImageWithPlatform(s.Client, images.Image{Name: record.Name, Target: img.Manifest}, platforms.All)
 	if err := ci.Unpack(ctx, Snapshotter); err != nil {
-		return "", fmt.Errorf("unpacking %s for %s: %w", familiar(record.Name), platforms.Format(img.Platform), err)
+		// Not "not found" for the caller, who would pull another image of this name.
+		return "", fmt.Errorf("unpacking %s for %s: %w: %w", familiar(record.Name), platforms.Format(img.Platform), errdefs.ErrDataLoss, errors.New(err.Error()))
 	}
 	if err := s.offer(ctx, img); err != nil {
 		return "", err

@@ -71,7 +71,7 @@ func openDaemon(ctx context.Context, at *place, log *slog.Logger) (_ *daemon, er
 	if err != nil {
 		return nil, err
 	}
-	d.closers = append(d.closers, unlock)
+	d.closers = append(d.closers, unlock, d.removeState)
 	if err := prepareDirs(at); err != nil {
 		return nil, err
 	}
@@ -234,6 +234,20 @@ func (d *daemon) openRunner(ctx context.Context) error {
 		Root: d.at.Root(), State: filepath.Join(d.at.State(), "runner"), Store: d.store, Qemu: d.qemu, Network: d.network, Log: d.log,
 	})
 	return err
+}
+
+// removeState takes the runtime directory away when nothing runs that needs it.
+func (d *daemon) removeState() {
+	if d.runner == nil || d.runner.Running() > 0 {
+		return
+	}
+	err := solver.UnmountBelow(d.at.State()) // never delete through a mount
+	if err == nil {
+		err = os.RemoveAll(d.at.State())
+	}
+	if err != nil {
+		d.log.Warn("the runtime directory could not be removed", "error", err)
+	}
 }
 
 func (d *daemon) closeRunner() {

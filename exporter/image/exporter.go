@@ -133,7 +133,7 @@ func (e *instance) wrap(src *exporter.Source) (*exporter.Source, []*ref) {
 		if r == nil {
 			return nil
 		}
-		w := &ref{ImmutableRef: r, content: e.o.Content, compress: compress, stock: e.stock}
+		w := &ref{ImmutableRef: r, content: e.o.Content, leases: e.o.Leases, compress: compress, stock: e.stock}
 		all = append(all, w)
 		return w
 	}

@@ -8,11 +8,13 @@ import (
 	"sync"
 
 	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/mount"
 	bkcache "github.com/moby/buildkit/cache"
 	"github.com/moby/buildkit/cache/config"
 	"github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/solver"
+	"github.com/moby/buildkit/util/leaseutil"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
@@ -24,6 +26,7 @@ import (
 type ref struct {
 	bkcache.ImmutableRef
 	content  content.Store
+	leases   *leaseutil.Manager
 	compress bool
 	stock    bool // the layers are BuildKit's to make
 
@@ -128,7 +131,14 @@ func (r *ref) layer(ctx context.Context, chain bkcache.RefList, i int, known []o
 	return d, r.remember(chain[i], d)
 }
 
+// has says whether the blob is here, and keeps it until the export ends.
 func (r *ref) has(ctx context.Context, d ocispec.Descriptor) bool {
+	if id, ok := leases.FromContext(ctx); ok {
+		res := leases.Resource{ID: d.Digest.String(), Type: "content"}
+		if err := r.leases.AddResource(ctx, leases.Lease{ID: id}, res); err != nil {
+			return false
+		}
+	}
 	_, err := r.content.Info(ctx, d.Digest)
 	return err == nil
 }

@@ -45,7 +45,7 @@ func Import(ctx context.Context, store *cache.Store, r io.Reader, o Options) (oc
 		return ocispec.Descriptor{}, err
 	}
 	defer done(context.WithoutCancel(ctx))
-	im := &importer{cs: store.Client.ContentStore(), is: store.Client.ImageService()}
+	im := &importer{store: store, cs: store.Client.ContentStore(), is: store.Client.ImageService()}
 	blob, created, err := im.layer(ctx, r)
 	if err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("import: %w", err)
@@ -59,8 +59,9 @@ func Import(ctx context.Context, store *cache.Store, r io.Reader, o Options) (oc
 }
 
 type importer struct {
-	cs content.Store
-	is images.Store
+	store *cache.Store
+	cs    content.Store
+	is    images.Store
 }
 
 // layer compresses the tar into the store and returns the time of its newest file.
@@ -132,7 +133,7 @@ func (im *importer) record(ctx context.Context, name string, manifest ocispec.De
 	if err != nil && !errdefs.IsNotFound(err) {
 		return ocispec.Descriptor{}, err
 	}
-	others, err := im.others(ctx, old.Target, *manifest.Platform)
+	others, err := im.others(ctx, old, *manifest.Platform)
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
@@ -154,12 +155,15 @@ func (im *importer) record(ctx context.Context, name string, manifest ocispec.De
 	return target, err
 }
 
-// others returns the manifests below target that are for other platforms than p.
-func (im *importer) others(ctx context.Context, target ocispec.Descriptor, p ocispec.Platform) ([]ocispec.Descriptor, error) {
-	if target.Digest == "" || !images.IsIndexType(target.MediaType) {
+// others returns the manifests of the image that are for other platforms than p.
+func (im *importer) others(ctx context.Context, old images.Image, p ocispec.Platform) ([]ocispec.Descriptor, error) {
+	if old.Name == "" {
 		return nil, nil
 	}
-	dt, err := content.ReadBlob(ctx, im.cs, target)
+	if !images.IsIndexType(old.Target.MediaType) {
+		return im.single(ctx, old, p)
+	}
+	dt, err := content.ReadBlob(ctx, im.cs, old.Target)
 	if err != nil {
 		return nil, err
 	}
@@ -174,6 +178,17 @@ func (im *importer) others(ctx context.Context, target ocispec.Descriptor, p oci
 		}
 	}
 	return others, nil
+}
+
+// single is others of an image for one platform, which has no index.
+func (im *importer) single(ctx context.Context, old images.Image, p ocispec.Platform) ([]ocispec.Descriptor, error) {
+	all, err := im.store.Manifests(ctx, old)
+	if err != nil || len(all) == 0 || platforms.Format(all[0].Platform) == platforms.Format(p) {
+		return nil, err
+	}
+	d := all[0].Manifest
+	d.Platform = &all[0].Platform
+	return []ocispec.Descriptor{d}, nil
 }
 
 func (im *importer) put(ctx context.Context, mediaType string, v any, labels map[string]string) (ocispec.Descriptor, error) {

@@ -20,11 +20,12 @@ import (
 	"github.com/gantry-build/gantry/exporter/layer"
 )
 
-// fill gives every layer of the image its bytes. When a layer had none its manifest changes, and so
+// fill gives every layer of target, which is the image or one platform of it, its bytes. When a layer had none its manifest changes, and so
 // do the index above it and every name that still points to it.
-func (m *Mover) fill(ctx context.Context, record images.Image) (ocispec.Descriptor, error) {
-	target, err := m.fillTarget(ctx, record.Target)
-	if err != nil || target.Digest == record.Target.Digest {
+func (m *Mover) fill(ctx context.Context, record images.Image, target ocispec.Descriptor) (ocispec.Descriptor, error) {
+	whole := target.Digest == record.Target.Digest
+	target, err := m.fillTarget(ctx, target)
+	if err != nil || !whole || target.Digest == record.Target.Digest {
 		return target, err
 	}
 	defer m.Store.LockNames()()

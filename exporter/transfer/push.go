@@ -33,14 +33,14 @@ func (m *Mover) Push(ctx context.Context, name string, p *ocispec.Platform, c Cr
 	if err := m.pin(ctx, record.Target); err != nil {
 		return ocispec.Descriptor{}, err
 	}
-	target, err := m.fill(ctx, record)
-	if err != nil {
-		return ocispec.Descriptor{}, fmt.Errorf("preparing %s: %w", name, err)
-	}
+	target := record.Target
 	if p != nil {
 		if target, err = m.only(ctx, record, *p); err != nil {
 			return ocispec.Descriptor{}, err
 		}
+	}
+	if target, err = m.fill(ctx, record, target); err != nil {
+		return ocispec.Descriptor{}, fmt.Errorf("preparing %s: %w", name, err)
 	}
 	if err := m.complete(ctx, name, target); err != nil {
 		return ocispec.Descriptor{}, err
@@ -63,11 +63,16 @@ func (m *Mover) pin(ctx context.Context, target ocispec.Descriptor) error {
 
 // only returns the manifest of one platform.
 func (m *Mover) only(ctx context.Context, record images.Image, p ocispec.Platform) (ocispec.Descriptor, error) {
-	img, err := m.Store.Open(ctx, record.Name, &p)
+	all, err := m.Store.Manifests(ctx, record)
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
-	return img.Manifest, nil
+	for _, img := range all {
+		if platforms.OnlyStrict(p).Match(img.Platform) {
+			return img.Manifest, nil
+		}
+	}
+	return ocispec.Descriptor{}, fmt.Errorf("%s has no platform %s here: %w", record.Name, platforms.Format(p), errdefs.ErrNotFound)
 }
 
 // complete refuses to push an index some of whose platforms were never pulled.
