@@ -99,7 +99,7 @@ func (i *Images) push(w http.ResponseWriter, r *http.Request, repo string) error
 	}
 	if _, err := i.Store.Lookup(in(r.Context()), name); errdefs.IsNotFound(err) {
 		//lint:ignore ST1005 Docker's text
-		return fmt.Errorf("An image does not exist locally with the tag: %s: %w", strings.SplitN(repo, ":", 2)[0], errdefs.ErrNotFound)
+		return fmt.Errorf("An image does not exist locally with the tag: %s: %w", strings.TrimSuffix(repo, "/"), errdefs.ErrNotFound)
 	} else if err != nil {
 		return err
 	}

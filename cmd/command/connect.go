@@ -82,6 +82,13 @@ func (p *place) starter(ctx context.Context) (unlock func(), err error) {
 			return nil, err
 		}
 	}
+	// A daemon that ended meanwhile took the directory, and the lock's name, with it.
+	ours, err := f.Stat()
+	named, err2 := os.Stat(f.Name())
+	if err != nil || err2 != nil || !os.SameFile(ours, named) {
+		f.Close()
+		return p.starter(ctx)
+	}
 	return func() { f.Close() }, nil
 }
 

@@ -11,7 +11,6 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/containerd/errdefs"
 	"github.com/docker/cli/cli"
 	"github.com/spf13/cobra"
 
@@ -55,8 +54,7 @@ func signalContext() (context.Context, context.CancelFunc) {
 // report prints err as the output law says and returns the exit code that Docker would.
 func report(ctx context.Context, err error) int {
 	var cause signalled
-	ended := errors.Is(err, context.Canceled) || errdefs.IsCanceled(err) || errors.As(err, &signalled{})
-	if errors.As(context.Cause(ctx), &cause) && ended {
+	if errors.As(context.Cause(ctx), &cause) { // whatever a cancelled command makes of it
 		ui.Error(os.Stderr, cause)
 		return 128 + int(cause.Signal)
 	}

@@ -35,7 +35,13 @@ func Error(w io.Writer, err error) {
 // noise is what the layers between a user and a failing step add to its message.
 var noise = regexp.MustCompile(`^(\S+:\d+: )?((failed to solve|rpc error: code = \w+ desc =|dockerfile parse error on line \d+|failed to solve with frontend \S+): ?)+`)
 
-func tidy(msg string) string { return noise.ReplaceAllString(msg, "$1") }
+// mounted is what the Docker CLI adds to a message of ours.
+var mounted = regexp.MustCompile(`^(docker: )?(Error response from daemon: )?`)
+
+func tidy(msg string) string {
+	msg, _, _ = strings.Cut(msg, "\n\nRun 'docker ")
+	return noise.ReplaceAllString(mounted.ReplaceAllString(msg, ""), "$1")
+}
 
 // Progress shows the steps of a build on stderr until ch is closed.
 func Progress(ctx context.Context, mode string, ch chan *client.SolveStatus) error {

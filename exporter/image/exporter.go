@@ -18,6 +18,7 @@ import (
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
 	bkcache "github.com/moby/buildkit/cache"
 	"github.com/moby/buildkit/cache/config"
 	"github.com/moby/buildkit/exporter"
@@ -69,11 +70,35 @@ func (e *imageExporter) Resolve(ctx context.Context, id int, attrs map[string]st
 		own = map[string]string{}
 	}
 	own[string(exptypes.OptKeyStore)] = "false"
+	if err := fullNames(own); err != nil {
+		return nil, err
+	}
 	inst, err := e.Stock.Resolve(ctx, id, own)
 	if err != nil {
 		return nil, err
 	}
 	return &instance{ExporterInstance: inst, o: e.Options, compress: push, stock: asksForStock(attrs), keep: keep}, nil
+}
+
+// fullNames gives the names in attrs the form under which images are looked up: app is
+// docker.io/library/app:latest.
+func fullNames(attrs map[string]string) error {
+	key := string(exptypes.OptKeyName)
+	names := strings.Split(attrs[key], ",")
+	for i, n := range names {
+		if n == "" || n == "*" {
+			continue
+		}
+		named, err := reference.ParseNormalizedNamed(n)
+		if err != nil {
+			return fmt.Errorf("exporter attribute name=%s: %w", n, err)
+		}
+		names[i] = reference.TagNameOnly(named).String()
+	}
+	if attrs[key] != "" {
+		attrs[key] = strings.Join(names, ",")
+	}
+	return nil
 }
 
 // asksForStock says whether the layers are wanted in another form than ours, which BuildKit's own

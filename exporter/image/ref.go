@@ -143,20 +143,27 @@ func (r *ref) has(ctx context.Context, d ocispec.Descriptor) bool {
 	return err == nil
 }
 
-// memory is the key under which a cache record keeps the descriptor of its layer.
-func (r *ref) memory() string {
-	if r.compress {
-		return "gantry.layer.gzip"
+// Keys under which a cache record keeps the descriptor of its layer, as bytes and as measured.
+const (
+	memoryGzip  = "gantry.layer.gzip"
+	memoryPlain = "gantry.layer"
+)
+
+// remembered prefers bytes that are here also when a measure would do: then a digest does not change
+// between builds with and without a push.
+func (r *ref) remembered(ctx context.Context, l bkcache.ImmutableRef) (ocispec.Descriptor, bool) {
+	if d, ok := recall(l, memoryGzip); ok && r.has(ctx, d) {
+		return d, true
 	}
-	return "gantry.layer"
+	if r.compress {
+		return ocispec.Descriptor{}, false
+	}
+	return recall(l, memoryPlain)
 }
 
-func (r *ref) remembered(ctx context.Context, l bkcache.ImmutableRef) (d ocispec.Descriptor, ok bool) {
-	dt, err := l.GetExternal(r.memory())
-	if err != nil || json.Unmarshal(dt, &d) != nil || d.Digest == "" {
-		return d, false
-	}
-	return d, !r.compress || r.has(ctx, d)
+func recall(l bkcache.ImmutableRef, key string) (d ocispec.Descriptor, ok bool) {
+	dt, err := l.GetExternal(key)
+	return d, err == nil && json.Unmarshal(dt, &d) == nil && d.Digest != ""
 }
 
 func (r *ref) remember(l bkcache.ImmutableRef, d ocispec.Descriptor) error {
@@ -164,7 +171,10 @@ func (r *ref) remember(l bkcache.ImmutableRef, d ocispec.Descriptor) error {
 	if err != nil {
 		return err
 	}
-	return l.SetExternal(r.memory(), dt)
+	if r.compress {
+		return l.SetExternal(memoryGzip, dt)
+	}
+	return l.SetExternal(memoryPlain, dt)
 }
 
 // snapshot is the name of the result's committed snapshot (BuildKit cache/metadata.go, keySnapshot).

@@ -10,6 +10,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
@@ -142,6 +144,8 @@ func (im *importer) record(ctx context.Context, name string, manifest ocispec.De
 		MediaType: ocispec.MediaTypeImageIndex,
 		Manifests: append(others, manifest),
 	}
+	// In one order whatever the order of imports, so that the same tars are the same image.
+	slices.SortStableFunc(idx.Manifests, func(a, b ocispec.Descriptor) int { return strings.Compare(platformName(a), platformName(b)) })
 	target, err := im.put(ctx, idx.MediaType, idx, refs(idx.Manifests...))
 	if err != nil {
 		return target, err
@@ -153,6 +157,13 @@ func (im *importer) record(ctx context.Context, name string, manifest ocispec.De
 		_, err = im.is.Update(ctx, img, "target")
 	}
 	return target, err
+}
+
+func platformName(d ocispec.Descriptor) string {
+	if d.Platform == nil {
+		return ""
+	}
+	return platforms.Format(*d.Platform)
 }
 
 // others returns the manifests of the image that are for other platforms than p.
