@@ -16,6 +16,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/gantry-build/gantry/cache"
+	exporter "github.com/gantry-build/gantry/exporter/image"
 	"github.com/gantry-build/gantry/exporter/transfer"
 )
 
@@ -127,7 +128,7 @@ func names(records []images.Image) (tags, digests []string) {
 	return tags, slices.Compact(digests)
 }
 
-func isDangling(name string) bool { return strings.HasPrefix(name, "gantry-dangling@") }
+func isDangling(name string) bool { return strings.HasPrefix(name, exporter.DanglingPrefix+"@") }
 
 func (i *Images) summary(ctx context.Context, records []images.Image, manifests bool) (image.Summary, error) {
 	rec := records[0]

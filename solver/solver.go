@@ -33,11 +33,17 @@ import (
 	"github.com/moby/buildkit/solver/bboltcachestorage"
 	"github.com/moby/buildkit/util/db/boltutil"
 	"github.com/moby/buildkit/util/grpcerrors"
+	"github.com/moby/buildkit/util/tracing"
+	"github.com/moby/buildkit/util/tracing/detect"
 	"github.com/moby/buildkit/worker"
 	"github.com/moby/buildkit/worker/base"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	bolt "go.etcd.io/bbolt"
+	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
+	"go.opentelemetry.io/otel/propagation"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 
 	"github.com/gantry-build/gantry/cache"
@@ -120,7 +126,9 @@ func (s *Solver) start(ctx context.Context, o Options) error {
 		return err
 	}
 	s.bolts = append(s.bolts, history)
+	tracer := traces()
 	s.controller, err = control.NewController(control.Opt{
+		TraceCollector:   detect.Recorder,
 		SessionManager:   s.Sessions,
 		WorkerController: s.worker,
 		Frontends: map[string]frontend.Frontend{
@@ -150,6 +158,7 @@ func (s *Solver) start(ctx context.Context, o Options) error {
 		return err
 	}
 	s.Server = grpc.NewServer(
+		grpc.StatsHandler(tracing.ServerStatsHandler(otelgrpc.WithTracerProvider(tracer), otelgrpc.WithPropagators(propagation.TraceContext{}))),
 		grpc.ChainUnaryInterceptor(reclaiming(o.Store), grpcerrors.UnaryServerInterceptor),
 		grpc.StreamInterceptor(grpcerrors.StreamServerInterceptor),
 		grpc.MaxRecvMsgSize(defaults.DefaultMaxRecvMsgSize),
@@ -157,6 +166,15 @@ func (s *Solver) start(ctx context.Context, o Options) error {
 	)
 	s.controller.Register(s.Server)
 	return nil
+}
+
+// traces keeps the spans of running builds in memory until the build's history record takes them.
+// BuildKit's history finds them through a global of its own.
+func traces() trace.TracerProvider {
+	if detect.Recorder == nil {
+		detect.Recorder = detect.NewTraceRecorder()
+	}
+	return sdktrace.NewTracerProvider(sdktrace.WithSyncer(detect.Recorder))
 }
 
 // HandleSession serves a client's session over conn until one of them ends; meta are the session's

@@ -1,10 +1,12 @@
 package solver_test
 
 import (
+	"cmp"
 	"context"
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -15,12 +17,12 @@ import (
 	"github.com/moby/buildkit/worker/base"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/tonistiigi/fsutil"
 	"google.golang.org/grpc/test/bufconn"
 
 	"github.com/gantry-build/gantry/cache"
 	"github.com/gantry-build/gantry/exporter/image"
 	"github.com/gantry-build/gantry/exporter/trust"
-	"github.com/gantry-build/gantry/frontend"
 	"github.com/gantry-build/gantry/internal/need"
 	"github.com/gantry-build/gantry/solver"
 )
@@ -85,20 +87,41 @@ func dial(t testing.TB, s *solver.Solver) *client.Client {
 	return c
 }
 
-func (b *bench) build(t testing.TB, req frontend.Build) string {
+// request is a build of a directory's Dockerfile.
+type request struct {
+	dir, file, tag string
+	platforms      []string
+	noCache        bool
+}
+
+func (r request) solveOpt(t testing.TB) client.SolveOpt {
 	t.Helper()
-	opt, dirs, err := req.Solve()
+	attrs := map[string]string{
+		"image-resolve-mode": "local", "filename": cmp.Or(r.file, "Dockerfile"), "platform": strings.Join(r.platforms, ","),
+	}
+	if r.noCache {
+		attrs["no-cache"] = ""
+	}
+	root, err := fsutil.NewFS(r.dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	known := map[string]solver.Directory{}
-	for name, dir := range dirs {
-		if known[name], err = solver.Stat(dir); err != nil {
-			t.Fatal(err)
-		}
+	dir, err := solver.Stat(r.dir)
+	if err != nil {
+		t.Fatal(err)
 	}
-	opt.SharedKey = solver.SharedKey(known)
-	resp, err := b.client.Solve(t.Context(), nil, opt, nil)
+	return client.SolveOpt{
+		Frontend:      "dockerfile.v0",
+		FrontendAttrs: attrs,
+		LocalMounts:   map[string]fsutil.FS{"context": root, "dockerfile": root},
+		SharedKey:     solver.SharedKey(map[string]solver.Directory{"context": dir, "dockerfile": dir}),
+		Exports:       []client.ExportEntry{{Type: "moby", Attrs: map[string]string{"name": r.tag}}},
+	}
+}
+
+func (b *bench) build(t testing.TB, req request) string {
+	t.Helper()
+	resp, err := b.client.Solve(t.Context(), nil, req.solveOpt(t), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,7 +148,7 @@ func TestResultIsAnImageAtOnce(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir, map[string]string{"Dockerfile": "FROM scratch\nCOPY a /a\nCOPY d /d\nCMD [\"/a\"]\n", "a": "1", "d/x": "2"})
 	all := []string{"linux/amd64", "linux/arm/v7"}
-	digest := b.build(t, frontend.Build{Context: dir, Tags: []string{"base"}, Platforms: all})
+	digest := b.build(t, request{dir: dir, tag: "base", platforms: all})
 	for _, p := range all {
 		img := b.open(t, "base", p)
 		if img.Target.Digest.String() != digest || len(img.Config.RootFS.DiffIDs) != 2 || img.Config.Config.Cmd[0] != "/a" {
@@ -133,7 +156,7 @@ func TestResultIsAnImageAtOnce(t *testing.T) {
 		}
 	}
 	write(t, dir, map[string]string{"Dockerfile": "FROM base\nCOPY e /e\n", "e": "3"})
-	b.build(t, frontend.Build{Context: dir, Tags: []string{"child"}, Platforms: all})
+	b.build(t, request{dir: dir, tag: "child", platforms: all})
 	if img := b.open(t, "child", "linux/arm/v7"); len(img.Config.RootFS.DiffIDs) != 3 {
 		t.Errorf("layers of the child: %v", img.Config.RootFS.DiffIDs)
 	}
@@ -165,12 +188,12 @@ func TestChangedContextIsSeen(t *testing.T) {
 	seen := map[string]string{}
 	for _, content := range []string{"1", "1", "2", "2", "3", "1"} {
 		write(t, dir, map[string]string{"f": content})
-		d := b.build(t, frontend.Build{Context: dir})
+		d := b.build(t, request{dir: dir})
 		if old, ok := seen[content]; ok && old != d {
 			t.Errorf("content %s gave %s, then %s", content, old, d)
 		}
 		seen[content] = d
-		b.build(t, frontend.Build{Context: dir, Dockerfile: filepath.Join(dir, "other")})
+		b.build(t, request{dir: dir, file: "other"})
 	}
 	if seen["1"] == seen["2"] || seen["2"] == seen["3"] {
 		t.Errorf("a change went unseen: %v", seen)
@@ -186,7 +209,7 @@ func BenchmarkUnchangedBuild(b *testing.B) {
 		files[filepath.Join("src", string(rune('a'+i%26)), "f"+string(rune('a'+i/26%26))+string(rune('a'+i/676)))] = "x"
 	}
 	write(b, dir, files)
-	req := frontend.Build{Context: dir, Tags: []string{"bench"}}
+	req := request{dir: dir, tag: "bench"}
 	s.build(b, req)
 	s.build(b, req)
 	b.ResetTimer()
@@ -213,7 +236,7 @@ func TestSubtleChangesAreSeen(t *testing.T) {
 		{"behind an absolute link", "Dockerfile", func() error { return os.WriteFile(filepath.Join(dir, "real/file"), []byte("2"), 0o644) }},
 		{"ignore file", "all", func() error { return os.WriteFile(filepath.Join(dir, "all.dockerignore"), []byte("a\nb\n"), 0o644) }},
 	} {
-		req := frontend.Build{Context: dir, Dockerfile: filepath.Join(dir, c.file)}
+		req := request{dir: dir, file: c.file}
 		time.Sleep(50 * time.Millisecond) // longer than the kernel's clock tick, so that copies are noted
 		first := b.build(t, req)
 		if again := b.build(t, req); again != first {
@@ -233,11 +256,11 @@ func TestSameLayersTwice(t *testing.T) {
 	b := start(t)
 	dir := t.TempDir()
 	write(t, dir, map[string]string{"Dockerfile": "FROM scratch\nCOPY a /a\nCOPY b /b\n", "a": "1", "b": "1"})
-	b.build(t, frontend.Build{Context: dir, Tags: []string{"one"}})
+	b.build(t, request{dir: dir, tag: "one"})
 	write(t, dir, map[string]string{"b": "2"})
-	b.build(t, frontend.Build{Context: dir, Tags: []string{"two"}, NoCache: true})
+	b.build(t, request{dir: dir, tag: "two", noCache: true})
 	b.open(t, "two", "linux/amd64")
 	write(t, dir, map[string]string{"Dockerfile": "FROM two\nCOPY a /c\n"})
-	b.build(t, frontend.Build{Context: dir, Tags: []string{"three"}})
+	b.build(t, request{dir: dir, tag: "three"})
 	b.open(t, "three", "linux/amd64")
 }

@@ -33,6 +33,10 @@ import (
 	"github.com/gantry-build/gantry/cache"
 )
 
+// exporterMoby is how Docker's clients call the exporter into the builder's own image store
+// (moby/v2, daemon/internal/builder-next/exporter).
+const exporterMoby = "moby"
+
 // gantryWorker is BuildKit's worker but for how a foreign platform's steps run, how an image is
 // exported and how a local directory is read.
 type gantryWorker struct {
@@ -103,6 +107,9 @@ func newWorker(ctx context.Context, o Options) (*gantryWorker, error) {
 
 // Exporter implements worker.Worker. Later registrations of the same name would not replace it.
 func (w *gantryWorker) Exporter(name string, sm *session.Manager) (exporter.Exporter, error) {
+	if name == exporterMoby {
+		name = client.ExporterImage
+	}
 	exp, err := w.Worker.Exporter(name, sm)
 	if err != nil || name != client.ExporterImage {
 		return exp, err

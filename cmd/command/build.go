@@ -1,136 +1,169 @@
 package command
 
 import (
-	"context"
-	"errors"
-	"fmt"
 	"os"
+	"path/filepath"
+	"strings"
 
-	"github.com/moby/buildkit/client"
-	"github.com/moby/buildkit/exporter/containerimage/exptypes"
+	buildx "github.com/docker/buildx/commands"
+	"github.com/docker/buildx/driver"
+	"github.com/docker/buildx/util/urlutil"
+	"github.com/docker/cli/cli/command"
+	cliflags "github.com/docker/cli/cli/flags"
 	"github.com/spf13/cobra"
-	"golang.org/x/sync/errgroup"
+	"github.com/spf13/pflag"
 
-	"github.com/gantry-build/gantry/cmd/ui"
 	"github.com/gantry-build/gantry/exporter/trust"
 	"github.com/gantry-build/gantry/frontend"
 	"github.com/gantry-build/gantry/solver"
 )
 
-func buildCommand(at *place) *cobra.Command {
-	b := &frontend.Build{}
-	var progress string
-	var quiet, load bool
-	var plainHTTP []string
-	cmd := &cobra.Command{
-		Use:     "build [OPTIONS] DIR",
-		GroupID: "build",
-		Short:   "Build an image for one or many platforms from a Dockerfile",
-		Example: `  gantry build -t app .
-  gantry build --platform linux/amd64,linux/arm/v7 -t localhost:5000/app --push .`,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) != 1 {
-				return fmt.Errorf("build takes one directory, the build context; got %d arguments", len(args))
-			}
-			return nil
-		},
-		RunE: func(cmd *cobra.Command, args []string) error {
-			b.Context = args[0]
-			if quiet {
-				progress = "quiet"
-			}
-			if err := allowHTTP(at, plainHTTP); err != nil {
+// buildxVerbs are buildx's commands that are ours too. Their flags, output and exit codes are
+// buildx's own; where its builder is a choice among several, ours is the daemon of this place.
+var buildxVerbs = []string{"build", "bake", "du", "prune"}
+
+// mountBuildx adds them to root, and the subcommands of buildx's history to docker's history.
+func mountBuildx(root *cobra.Command, at *place) {
+	docker, err := command.NewDockerCli(command.WithStandardStreams())
+	if err != nil {
+		return // it fails for unknown options only
+	}
+	d := &builderDriver{at: at}
+	driver.Register(d)
+	bx := buildx.NewRootCmd("buildx", false, docker)
+	_ = bx.PersistentFlags().Set("builder", "default") // the one of docker's own context, not the one last used
+	for _, name := range buildxVerbs {
+		cmd := child(bx, name)
+		bx.RemoveCommand(cmd)
+		cmd.GroupID = "build"
+		cmd.Aliases = nil
+		cmd.Annotations = nil
+		cmd.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return initBuildx(cmd, docker, at) }
+		root.AddCommand(cmd)
+	}
+	extendBuild(child(root, "build"), at, d)
+
+	history := child(root, "history")
+	builds := child(bx, "history")
+	for _, cmd := range builds.Commands() {
+		builds.RemoveCommand(cmd)
+		cmd.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return initBuildx(cmd, docker, at) }
+		history.AddCommand(cmd)
+	}
+	history.Short = "Show the history of an image, or of builds"
+	history.Use = "history [OPTIONS] IMAGE"
+}
+
+func child(parent *cobra.Command, name string) *cobra.Command {
+	for _, c := range parent.Commands() {
+		if c.Name() == name {
+			return c
+		}
+	}
+	panic("there is no command " + parent.Name() + " " + name) // an upgrade has renamed it
+}
+
+// initBuildx connects to the daemon and gives buildx a directory of its own for what it notes.
+func initBuildx(cmd *cobra.Command, docker *command.DockerCli, at *place) error {
+	if err := at.connect(cmd.Context()); err != nil {
+		return err
+	}
+	// What buildx asks for unless told otherwise costs every build some runs of git and an index
+	// that old tools can't read.
+	defaults := map[string]string{"BUILDX_CONFIG": filepath.Join(at.Root(), "buildx"), "BUILDX_NO_DEFAULT_ATTESTATIONS": "1"}
+	if !attests(cmd.Flags()) {
+		defaults["BUILDX_GIT_INFO"] = "0"
+	}
+	for k, v := range defaults {
+		if _, ok := os.LookupEnv(k); !ok || k == "BUILDX_CONFIG" {
+			if err := os.Setenv(k, v); err != nil {
 				return err
 			}
-			digest, err := build(cmd.Context(), at, b, progress)
-			if err == nil && quiet {
-				fmt.Fprintln(cmd.OutOrStdout(), digest)
-			}
-			return err
-		},
-	}
-	f := cmd.Flags()
-	f.StringVarP(&b.Dockerfile, "file", "f", "", "the Dockerfile (default DIR/Dockerfile)")
-	f.StringArrayVarP(&b.Tags, "tag", "t", nil, "name of the image, as NAME or NAME:TAG")
-	f.StringArrayVar(&b.Platforms, "platform", nil, "platforms to build for, such as linux/amd64,linux/arm/v7 (default: this machine's)")
-	f.StringArrayVar(&b.Args, "build-arg", nil, "value of an ARG, as NAME=value, or NAME for the environment's")
-	f.StringArrayVar(&b.Labels, "label", nil, "label of the image, as name=value")
-	f.StringVar(&b.Target, "target", "", "the stage to build")
-	f.BoolVar(&b.NoCache, "no-cache", false, "run every step again")
-	f.BoolVar(&b.Pull, "pull", false, "ask the registry for newer base images, also when there is a local one")
-	f.BoolVar(&b.Push, "push", false, "push the result to the registry of its name")
-	f.BoolVar(&load, "load", false, "accepted for buildx's sake: the image is always loaded")
-	f.BoolVarP(&quiet, "quiet", "q", false, "print nothing but the image's digest")
-	f.StringVar(&progress, "progress", envOr("BUILDKIT_PROGRESS", "auto"), "how to show progress: auto, tty, plain, quiet, rawjson")
-	registryHTTPFlag(f, &plainHTTP)
-	return cmd
-}
-
-func envOr(name, def string) string {
-	if v := os.Getenv(name); v != "" {
-		return v
-	}
-	return def
-}
-
-// build sends the request to the daemon and returns the digest of what it made.
-func build(ctx context.Context, at *place, b *frontend.Build, progress string) (string, error) {
-	if err := ui.CheckMode(progress); err != nil {
-		return "", err
-	}
-	opt, dirs, err := b.Solve()
-	if err != nil {
-		return "", err
-	}
-	if err := at.connect(ctx); err != nil {
-		return "", err
-	}
-	if opt.SharedKey, err = sharedKey(dirs); err != nil {
-		return "", err
-	}
-	c, err := at.builder(ctx)
-	if err != nil {
-		return "", err
-	}
-	defer c.Close()
-	status := make(chan *client.SolveStatus)
-	var resp *client.SolveResponse
-	var eg errgroup.Group
-	eg.Go(func() (err error) {
-		resp, err = c.Solve(ctx, nil, opt, status)
-		return err
-	})
-	shown := ui.Progress(ctx, progress, status)
-	if err := eg.Wait(); err != nil {
-		return "", explain(b, err)
-	}
-	if shown != nil {
-		return "", shown
-	}
-	digest := resp.ExporterResponse[exptypes.ExporterImageDigestKey]
-	if digest == "" {
-		return "", errors.New("the build gave no image")
-	}
-	return digest, nil
-}
-
-// sharedKey tells the daemon where the local directories are.
-func sharedKey(dirs map[string]string) (string, error) {
-	known := map[string]solver.Directory{}
-	for name, dir := range dirs {
-		d, err := solver.Stat(dir)
-		if err != nil {
-			return "", err
 		}
-		known[name] = d
 	}
-	return solver.SharedKey(known), nil
+	opts := cliflags.NewClientOptions()
+	opts.Hosts = []string{"unix://" + at.Socket()}
+	return docker.Initialize(opts)
+}
+
+func attests(f *pflag.FlagSet) bool {
+	return f.Changed("attest") || f.Changed("provenance") || f.Changed("sbom")
+}
+
+// extendBuild adds to buildx's build what is gantry's own.
+func extendBuild(cmd *cobra.Command, at *place, d *builderDriver) {
+	cmd.Short = "Build an image for one or many platforms from a Dockerfile"
+	cmd.Example = `  gantry build -t app .
+  gantry build --platform linux/amd64,linux/arm/v7 -t localhost:5000/app --push .`
+	f := cmd.Flags()
+	var plainHTTP []string
+	registryHTTPFlag(f, &plainHTTP)
+	f.Lookup("load").Usage = "Accepted for buildx's sake: the image is always loaded"
+	if v := os.Getenv("BUILDKIT_PROGRESS"); v != "" {
+		_ = f.Lookup("progress").Value.Set(v)
+	}
+	run := cmd.RunE
+	cmd.PreRunE = func(_ *cobra.Command, args []string) error {
+		if err := checkBuild(f); err != nil {
+			return err
+		}
+		if err := allowHTTP(at, plainHTTP); err != nil {
+			return err
+		}
+		d.dirs = localDirs(f, args)
+		return nil
+	}
+	cmd.RunE = func(cmd *cobra.Command, args []string) error { return explain(f, run(cmd, args)) }
+}
+
+// checkBuild refuses what would fail late, or with another's words.
+func checkBuild(f *pflag.FlagSet) error {
+	values, err := f.GetStringArray("platform")
+	if err != nil {
+		return err
+	}
+	_, err = frontend.Platforms(values)
+	return err
+}
+
+// localDirs are the directories that the build reads, by their names in the session. A file or an
+// address in their place is left to buildx.
+func localDirs(f *pflag.FlagSet, args []string) map[string]solver.Directory {
+	if len(args) != 1 || args[0] == "-" {
+		return nil
+	}
+	paths := map[string]string{"context": args[0], "dockerfile": args[0]}
+	switch file, _ := f.GetString("file"); {
+	case file == "-" || urlutil.IsRemoteURL(file):
+		delete(paths, "dockerfile")
+	case file != "":
+		paths["dockerfile"] = filepath.Dir(file)
+	}
+	named, _ := f.GetStringArray("build-context")
+	for _, n := range named {
+		name, path, ok := strings.Cut(n, "=")
+		if name == "context" || name == "dockerfile" {
+			name = "_" + name // as buildx does, build/opt.go, loadInputs
+		}
+		if ok {
+			paths[name] = path
+		}
+	}
+	dirs := map[string]solver.Directory{}
+	for name, path := range paths {
+		if dir, err := solver.Stat(path); err == nil {
+			dirs[name] = dir
+		}
+	}
+	return dirs
 }
 
 // explain adds the next step to failures of a registry.
-func explain(b *frontend.Build, err error) error {
-	if !b.Push || len(b.Tags) == 0 {
+func explain(f *pflag.FlagSet, err error) error {
+	push, _ := f.GetBool("push")
+	tags, _ := f.GetStringArray("tag")
+	if err == nil || !push || len(tags) == 0 {
 		return err
 	}
-	return trust.Explain(frontend.Host(b.Tags[0]), err)
+	return trust.Explain(frontend.Host(tags[0]), err)
 }

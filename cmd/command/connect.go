@@ -14,7 +14,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/moby/buildkit/client"
 	moby "github.com/moby/moby/client"
 	"golang.org/x/sys/unix"
 
@@ -157,19 +156,6 @@ func (p *place) logFile() string { return filepath.Join(p.Root(), "daemon.log") 
 // engine returns a client of the Engine API.
 func (p *place) engine() (*moby.Client, error) {
 	return moby.New(moby.WithHost("unix://" + p.Socket()))
-}
-
-// builder returns a client of BuildKit's API. Its sessions go over connections of their own, which
-// saves the context's bytes a second framing.
-func (p *place) builder(ctx context.Context) (*client.Client, error) {
-	engine, err := p.engine()
-	if err != nil {
-		return nil, err
-	}
-	return client.New(ctx, "unix://"+p.Socket(), client.WithSessionDialer(
-		func(ctx context.Context, proto string, meta map[string][]string) (net.Conn, error) {
-			return engine.DialHijack(ctx, "/session", proto, meta)
-		}))
 }
 
 var errNoDaemon = errors.New("no daemon is running")

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/docker/buildx/util/cobrautil"
 	"github.com/docker/cli/cli"
 	"github.com/spf13/cobra"
 
@@ -65,6 +66,10 @@ func report(ctx context.Context, err error) int {
 		}
 		return status.StatusCode
 	}
+	var code cobrautil.ExitCodeError
+	if errors.As(err, &code) { // what went wrong was the command's output
+		return int(code)
+	}
 	ui.Error(os.Stderr, err)
 	return 1
 }
@@ -97,8 +102,9 @@ func newRoot() *cobra.Command {
 		&cobra.Group{ID: "run", Title: "Run:"},
 		&cobra.Group{ID: "host", Title: "This machine:"},
 	)
-	root.AddCommand(buildCommand(at), registryCommand(at), daemonCommand(at), emulatorsCommand(at))
+	root.AddCommand(registryCommand(at), daemonCommand(at), emulatorsCommand(at))
 	mountDocker(root, at)
+	mountBuildx(root, at)
 	return root
 }
 

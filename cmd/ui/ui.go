@@ -3,17 +3,12 @@
 package ui
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"io"
-	"os"
 	"regexp"
 	"strings"
 
-	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/solver/errdefs"
-	"github.com/moby/buildkit/util/progress/progressui"
 )
 
 // Error prints err on w, after the lines of the Dockerfile that it is about.
@@ -33,7 +28,7 @@ func Error(w io.Writer, err error) {
 }
 
 // noise is what the layers between a user and a failing step add to its message.
-var noise = regexp.MustCompile(`^(\S+:\d+: )?((failed to solve|rpc error: code = \w+ desc =|dockerfile parse error on line \d+|failed to solve with frontend \S+): ?)+`)
+var noise = regexp.MustCompile(`^(\S+:\d+: )?((failed to build|failed to solve|rpc error: code = \w+ desc =|dockerfile parse error on line \d+|failed to solve with frontend \S+): ?)+`)
 
 // mounted is what the Docker CLI adds to a message of ours.
 var mounted = regexp.MustCompile(`^(docker: )?(Error response from daemon: )?`)
@@ -41,30 +36,4 @@ var mounted = regexp.MustCompile(`^(docker: )?(Error response from daemon: )?`)
 func tidy(msg string) string {
 	msg, _, _ = strings.Cut(msg, "\n\nRun 'docker ")
 	return noise.ReplaceAllString(mounted.ReplaceAllString(msg, ""), "$1")
-}
-
-// Progress shows the steps of a build on stderr until ch is closed.
-func Progress(ctx context.Context, mode string, ch chan *client.SolveStatus) error {
-	if mode == "none" {
-		mode = string(progressui.QuietMode)
-	}
-	d, err := progressui.NewDisplay(os.Stderr, progressui.DisplayMode(mode))
-	if err != nil {
-		return err
-	}
-	_, err = d.UpdateFrom(context.WithoutCancel(ctx), ch)
-	return err
-}
-
-// Modes are the values of --progress.
-var Modes = []string{"auto", "plain", "tty", "quiet", "rawjson"}
-
-// CheckMode refuses other values.
-func CheckMode(mode string) error {
-	for _, m := range Modes {
-		if m == mode {
-			return nil
-		}
-	}
-	return errors.New("--progress " + mode + " is unknown; it is one of " + strings.Join(Modes, ", "))
 }

@@ -47,6 +47,9 @@ type Options struct {
 	Leases  *leaseutil.Manager
 }
 
+// DanglingPrefix begins the names of images that were built without one: prefix@digest.
+const DanglingPrefix = "gantry-dangling"
+
 // New returns the exporter. Its attributes are those of BuildKit's image exporter.
 func New(o Options) exporter.Exporter { return &imageExporter{o} }
 
@@ -70,6 +73,11 @@ func (e *imageExporter) Resolve(ctx context.Context, id int, attrs map[string]st
 		own = map[string]string{}
 	}
 	own[string(exptypes.OptKeyStore)] = "false"
+	if own[string(exptypes.OptKeyName)] == "" && !push {
+		// A result without a name is kept, and found by its digest.
+		own[string(exptypes.OptKeyDanglingPrefix)] = DanglingPrefix
+		own[string(exptypes.OptKeyDanglingEmptyOnly)] = "true"
+	}
 	if err := fullNames(own); err != nil {
 		return nil, err
 	}

@@ -31,11 +31,12 @@ var rooms = []struct {
 var giants = []struct{ pkg, only, why string }{
 	{"github.com/moby/buildkit/control", "solver", "starts BuildKit's controller"},
 	{"github.com/moby/buildkit/executor/runcexecutor", "solver", "runs build steps"},
-	{"github.com/containerd/containerd/v2/core/runtime/v2", "cache", "containerd's server side"},
-	{"github.com/containerd/containerd/v2/core/metadata/boltutil", "cache", "containerd's server side"},
+	{"github.com/containerd/containerd/v2/core/runtime/v2", "cache", "is containerd's server side"},
+	{"github.com/containerd/containerd/v2/core/metadata/boltutil", "cache", "is containerd's server side"},
 	{"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/task", "cache/shim", "sets globals that break the daemon"},
-	{"github.com/distribution/distribution/v3/registry/handlers", "registry", "the registry server"},
-	{"github.com/docker/cli/cli/command/commands", "cmd/command", "the Docker CLI's command tree"},
+	{"github.com/distribution/distribution/v3/registry/handlers", "registry", "is the registry server"},
+	{"github.com/docker/cli/cli/command/commands", "cmd/command", "is the Docker CLI's command tree"},
+	{"github.com/docker/buildx/commands", "cmd/command", "is buildx's command tree"},
 	{"github.com/moby/moby/api/types/image", "api", "Engine API types stay in the API"},
 }
 

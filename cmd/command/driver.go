@@ -1,0 +1,104 @@
+package command
+
+import (
+	"context"
+	"net"
+
+	"github.com/docker/buildx/driver"
+	"github.com/docker/buildx/util/progress"
+	"github.com/moby/buildkit/client"
+	moby "github.com/moby/moby/client"
+
+	"github.com/gantry-build/gantry/solver"
+)
+
+// builderDriver is how buildx's commands reach the daemon: a driver in buildx's sense, as its
+// "docker" driver is for a Docker daemon. It is also its own factory.
+type builderDriver struct {
+	at   *place
+	conf driver.InitConfig
+
+	// dirs are the local directories of the build on the command line, by their names in the
+	// session; the daemon may look at them itself (see solver.SharedKey).
+	dirs map[string]solver.Directory
+	// prepare gives the request what the command line said in flags that are not buildx's.
+	prepare func(*driver.PrepareBuildOptions) error
+}
+
+func (d *builderDriver) Name() string          { return "gantry" }
+func (d *builderDriver) Usage() string         { return "gantry" }
+func (d *builderDriver) AllowsInstances() bool { return false }
+
+func (d *builderDriver) Priority(context.Context, string, moby.APIClient, map[string][]string) int {
+	return 1
+}
+
+func (d *builderDriver) New(_ context.Context, conf driver.InitConfig) (driver.Driver, error) {
+	d.conf = conf
+	return d, nil
+}
+
+func (d *builderDriver) Factory() driver.Factory                          { return d }
+func (d *builderDriver) Config() driver.InitConfig                        { return d.conf }
+func (d *builderDriver) Bootstrap(context.Context, progress.Logger) error { return nil }
+func (d *builderDriver) Stop(context.Context, bool) error                 { return nil }
+func (d *builderDriver) Rm(context.Context, bool, bool, bool) error       { return nil }
+
+func (d *builderDriver) Info(context.Context) (*driver.Info, error) {
+	return &driver.Info{Status: driver.Running}, nil
+}
+
+func (d *builderDriver) Version(context.Context) (string, error) {
+	return solver.BuildkitVersion, nil
+}
+
+// IsMobyDriver says that results stay in the builder's own image store unless they are sent elsewhere.
+func (d *builderDriver) IsMobyDriver() bool { return true }
+
+// Features implements driver.Driver: the store keeps every platform of an image.
+func (d *builderDriver) Features(context.Context) (map[driver.Feature]bool, error) {
+	return map[driver.Feature]bool{
+		driver.OCIExporter: true, driver.DockerExporter: true, driver.CacheExport: true, driver.MultiPlatform: true,
+		driver.DirectPush: true, driver.PreferImageDigest: true, driver.DefaultLoad: true,
+	}, nil
+}
+
+// HostGatewayIP is what host-gateway means in --add-host: steps share the host's network.
+func (d *builderDriver) HostGatewayIP(context.Context) (net.IP, error) {
+	return net.IPv4(127, 0, 0, 1), nil
+}
+
+func (d *builderDriver) Dial(ctx context.Context) (net.Conn, error) {
+	var dialer net.Dialer
+	return dialer.DialContext(ctx, "unix", d.at.Socket())
+}
+
+// sharedKeyHeader is the session's header of that name (buildkit, session/session.go, v0.34.2).
+const sharedKeyHeader = "X-Docker-Expose-Session-Sharedkey"
+
+// Client implements driver.Driver. Sessions go over connections of their own, which saves the
+// context's bytes a second framing.
+func (d *builderDriver) Client(ctx context.Context, opts ...client.ClientOpt) (*client.Client, error) {
+	engine, err := d.at.engine()
+	if err != nil {
+		return nil, err
+	}
+	opts = append([]client.ClientOpt{
+		client.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return d.Dial(ctx) }),
+		client.WithSessionDialer(func(ctx context.Context, proto string, meta map[string][]string) (net.Conn, error) {
+			if d.dirs != nil {
+				meta[sharedKeyHeader] = []string{solver.SharedKey(d.dirs)}
+			}
+			return engine.DialHijack(ctx, "/session", proto, meta)
+		}),
+	}, opts...)
+	return client.New(ctx, "", opts...)
+}
+
+// PrepareBuild implements driver.BuildPreparer.
+func (d *builderDriver) PrepareBuild(_ context.Context, o *driver.PrepareBuildOptions) error {
+	if d.prepare == nil {
+		return nil
+	}
+	return d.prepare(o)
+}
