@@ -1,8 +1,11 @@
 package command
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	buildx "github.com/docker/buildx/commands"
@@ -99,12 +102,15 @@ func extendBuild(cmd *cobra.Command, at *place, d *builderDriver) {
 	var plainHTTP []string
 	registryHTTPFlag(f, &plainHTTP)
 	f.Lookup("load").Usage = "Accepted for buildx's sake: the image is always loaded"
-	if v := os.Getenv("BUILDKIT_PROGRESS"); v != "" {
-		_ = f.Lookup("progress").Value.Set(v)
+	cmd.Args = func(_ *cobra.Command, args []string) error {
+		if len(args) != 1 {
+			return fmt.Errorf("build takes one context: a directory, an address, or - for standard input; got %d arguments", len(args))
+		}
+		return nil
 	}
 	run := cmd.RunE
 	cmd.PreRunE = func(_ *cobra.Command, args []string) error {
-		if err := checkBuild(f); err != nil {
+		if err := checkBuild(f, args[0]); err != nil {
 			return err
 		}
 		if err := allowHTTP(at, plainHTTP); err != nil {
@@ -116,14 +122,46 @@ func extendBuild(cmd *cobra.Command, at *place, d *builderDriver) {
 	cmd.RunE = func(cmd *cobra.Command, args []string) error { return explain(f, run(cmd, args)) }
 }
 
-// checkBuild refuses what would fail late, or with another's words.
-func checkBuild(f *pflag.FlagSet) error {
+// checkBuild refuses what would fail late, or in words that don't name the flag.
+func checkBuild(f *pflag.FlagSet, context string) error {
 	values, err := f.GetStringArray("platform")
 	if err != nil {
 		return err
 	}
-	_, err = frontend.Platforms(values)
-	return err
+	if _, err := frontend.Platforms(values); err != nil {
+		return err
+	}
+	if mode, _ := f.GetString("progress"); !slices.Contains(progressModes, mode) {
+		return fmt.Errorf("--progress %s is unknown; it is one of %s", mode, strings.Join(progressModes, ", "))
+	}
+	push, _ := f.GetBool("push")
+	if tags, _ := f.GetStringArray("tag"); push && len(tags) == 0 {
+		return errors.New("--push needs a name to push to; give one with --tag")
+	}
+	file, _ := f.GetString("file")
+	return checkDockerfile(context, file)
+}
+
+var progressModes = []string{"auto", "none", "plain", "quiet", "rawjson", "tty"}
+
+func checkDockerfile(context, file string) error {
+	if fi, err := os.Stat(context); err != nil || !fi.IsDir() || file == "-" || urlutil.IsRemoteURL(file) {
+		return nil // the Dockerfile comes from elsewhere
+	}
+	path := file
+	if path == "" {
+		path = filepath.Join(context, "Dockerfile")
+		if _, err := os.Stat(filepath.Join(context, "dockerfile")); err == nil {
+			return nil
+		}
+	}
+	switch fi, err := os.Stat(path); {
+	case err != nil:
+		return fmt.Errorf("no Dockerfile: %w; name another with --file", err)
+	case fi.IsDir():
+		return fmt.Errorf("--file %s is a directory, not a Dockerfile", path)
+	}
+	return nil
 }
 
 // localDirs are the directories that the build reads, by their names in the session. A file or an

@@ -42,7 +42,7 @@ func TestBadInput(t *testing.T) {
 		})
 	}
 	g.fails([]string{"nowhere"}, "build", "nowhere")
-	g.fails([]string{"one directory"}, "build")
+	g.fails([]string{"one context"}, "build")
 	g.fails([]string{"unknown command", "build"}, "biuld")
 	g.fails([]string{"no such file"}, "import", "nowhere.tar", "x")
 	g.fails([]string{"tar archive"}, "import", filepath.Join(ctx, "Dockerfile"), "x")
