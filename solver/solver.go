@@ -25,7 +25,6 @@ import (
 	"github.com/moby/buildkit/control"
 	"github.com/moby/buildkit/exporter"
 	"github.com/moby/buildkit/frontend"
-	dockerfile "github.com/moby/buildkit/frontend/dockerfile/builder"
 	"github.com/moby/buildkit/frontend/gateway"
 	"github.com/moby/buildkit/frontend/gateway/forwarder"
 	"github.com/moby/buildkit/session"
@@ -47,6 +46,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/gantry-build/gantry/cache"
+	dockerfile "github.com/gantry-build/gantry/frontend"
 )
 
 // Platforms is what the solver needs of the machine's emulation.
@@ -132,7 +132,7 @@ func (s *Solver) start(ctx context.Context, o Options) error {
 		SessionManager:   s.Sessions,
 		WorkerController: s.worker,
 		Frontends: map[string]frontend.Frontend{
-			"dockerfile.v0": forwarder.NewGatewayForwarder(s.worker.Infos(), dockerfile.Build),
+			"dockerfile.v0": forwarder.NewGatewayForwarder(s.worker.Infos(), dockerfile.Dockerfile),
 			"gateway.v0":    gw,
 		},
 		ResolveCacheExporterFuncs: map[string]remotecache.ResolveCacheExporterFunc{
