@@ -1,10 +1,15 @@
 #!/usr/bin/env bash
-# Builds buildkitd and buildctl, which tests and benchmarks compare with, into .cache/peers. Their
-# module has exclude directives, which `go install PKG@VERSION` refuses, so they are built from a
-# module of their own.
+# Builds the clients that tests drive gantry with, and the buildkitd and buildctl that they compare
+# it with, into .cache/peers. Modules with exclude directives are refused by `go install PKG@VERSION`,
+# so all of them are built from a module of their own.
 set -euo pipefail
 out=$PWD/.cache/peers
-version=v0.34.2
+declare -A programs=(
+	[buildctl]=github.com/moby/buildkit/cmd/buildctl
+	[buildkitd]=github.com/moby/buildkit/cmd/buildkitd
+	[docker-buildx]=github.com/docker/buildx/cmd/buildx
+	[docker-compose]=github.com/docker/compose/v5/cmd
+)
 mkdir -p "$out/src"
 cd "$out/src"
 cat >go.mod <<EOF
@@ -12,19 +17,28 @@ module peers
 
 go 1.26.0
 
-require github.com/moby/buildkit $version
-EOF
-cat >peers.go <<EOF
-package peers
-
-import (
-	_ "github.com/moby/buildkit/cmd/buildctl/build"
-	_ "github.com/moby/buildkit/cmd/buildkitd/config"
-	_ "github.com/moby/buildkit/worker/runc"
+require (
+	github.com/docker/buildx v0.38.2
+	github.com/docker/compose/v5 v5.6.0
+	github.com/moby/buildkit v0.34.2
 )
 EOF
 export GOFLAGS=-mod=mod CGO_ENABLED=0
-for program in buildctl buildkitd; do
-	go build -trimpath -ldflags '-s -w' -o "$out/$program.new" "github.com/moby/buildkit/cmd/$program"
+for program in "${!programs[@]}"; do
+	go build -trimpath -ldflags '-s -w' -o "$out/$program.new" "${programs[$program]}"
 	mv "$out/$program.new" "$out/$program"
 done
+
+# The Docker CLI keeps its go.mod under another name.
+cli=$(go mod download -json github.com/docker/cli@v29.9.3+incompatible | sed -n 's/.*"Dir": "\(.*\)".*/\1/p')
+rm -rf cli
+cp -r "$cli" cli
+chmod -R u+w cli
+cd cli
+mv vendor.mod go.mod
+mv vendor.sum go.sum
+go mod edit -replace github.com/moby/swarmkit/v2=github.com/moby/swarmkit/v2@v2.1.3-0.20260828175525-ad0357aedfca
+go build -trimpath -ldflags '-s -w' -o "$out/docker.new" ./cmd/docker
+mv "$out/docker.new" "$out/docker"
+cd ..
+rm -rf cli
