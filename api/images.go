@@ -35,7 +35,11 @@ func (i *Images) Routes(r *Router) {
 	r.Handle(http.MethodGet, "/images/json", i.list)
 	r.Handle(http.MethodPost, "/images/create", i.create)
 	r.Handle(http.MethodPost, "/images/prune", i.prune)
-	r.Handle(http.MethodGet, "/images/{path...}", byLastWord(map[string]named{"json": i.inspect, "history": i.history}))
+	r.Handle(http.MethodPost, "/images/load", i.load)
+	r.Handle(http.MethodGet, "/images/get", func(w http.ResponseWriter, req *http.Request) error {
+		return i.save(w, req, req.URL.Query()["names"])
+	})
+	r.Handle(http.MethodGet, "/images/{path...}", byLastWord(map[string]named{"json": i.inspect, "history": i.history, "get": i.saveOne}))
 	r.Handle(http.MethodPost, "/images/{path...}", byLastWord(map[string]named{"tag": i.tag, "push": i.push}))
 	r.Handle(http.MethodDelete, "/images/{path...}", func(w http.ResponseWriter, req *http.Request) error {
 		return i.remove(w, req, req.PathValue("path"))

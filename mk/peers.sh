@@ -10,6 +10,10 @@ declare -A programs=(
 	[docker-buildx]=github.com/docker/buildx/cmd/buildx
 	[docker-compose]=github.com/docker/compose/v5/cmd
 )
+declare -A versions=( # clients ask each other for them
+	[docker-buildx]='-X github.com/docker/buildx/version.Version=v0.38.2'
+	[docker-compose]='-X github.com/docker/compose/v5/internal.Version=v5.6.0'
+)
 mkdir -p "$out/src"
 cd "$out/src"
 cat >go.mod <<EOF
@@ -25,7 +29,7 @@ require (
 EOF
 export GOFLAGS=-mod=mod CGO_ENABLED=0
 for program in "${!programs[@]}"; do
-	go build -trimpath -ldflags '-s -w' -o "$out/$program.new" "${programs[$program]}"
+	go build -trimpath -ldflags "-s -w ${versions[$program]-}" -o "$out/$program.new" "${programs[$program]}"
 	mv "$out/$program.new" "$out/$program"
 done
 
@@ -38,7 +42,7 @@ cd cli
 mv vendor.mod go.mod
 mv vendor.sum go.sum
 go mod edit -replace github.com/moby/swarmkit/v2=github.com/moby/swarmkit/v2@v2.1.3-0.20260828175525-ad0357aedfca
-go build -trimpath -ldflags '-s -w' -o "$out/docker.new" ./cmd/docker
+go build -trimpath -ldflags '-s -w -X github.com/docker/cli/cli/version.Version=29.9.3' -o "$out/docker.new" ./cmd/docker
 mv "$out/docker.new" "$out/docker"
 cd ..
 rm -rf cli

@@ -34,6 +34,7 @@ import (
 	"github.com/moby/buildkit/util/grpcerrors"
 	"github.com/moby/buildkit/util/tracing"
 	"github.com/moby/buildkit/util/tracing/detect"
+	bkversion "github.com/moby/buildkit/version"
 	"github.com/moby/buildkit/worker"
 	"github.com/moby/buildkit/worker/base"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -91,6 +92,7 @@ func Start(ctx context.Context, o Options) (*Solver, error) {
 	if err := sweep(ctx, o.Root, o.Runc); err != nil {
 		return nil, err
 	}
+	bkversion.Version = BuildkitVersion // what Info answers; BuildKit's own build sets it at link time
 	s := &Solver{}
 	if err := s.start(ctx, o); err != nil {
 		s.Close()

@@ -14,7 +14,7 @@ import (
 var mounted = []string{
 	"run", "create", "start", "stop", "restart", "kill", "rm", "ps", "logs", "attach", "wait", "exec", "inspect",
 	"pause", "unpause", "rename", "top", "port", "events",
-	"images", "tag", "rmi", "pull", "push", "import", "history", "login", "logout", "info", "version",
+	"images", "tag", "rmi", "pull", "push", "import", "save", "load", "history", "login", "logout", "info", "version",
 	"container", "image",
 }
 

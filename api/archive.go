@@ -1,0 +1,49 @@
+package api
+
+import (
+	"fmt"
+	"net/http"
+
+	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
+	"github.com/moby/moby/api/types/jsonstream"
+)
+
+// load answers POST /images/load: the images of an archive.
+func (i *Images) load(w http.ResponseWriter, r *http.Request) error {
+	found, err := i.Mover.Load(r.Context(), r.Body)
+	if err != nil {
+		return err
+	}
+	out := newStream(w)
+	for _, img := range found {
+		if isDangling(img.Name) {
+			out.send(jsonstream.Message{Stream: "Loaded image ID: " + img.Target.Digest.String() + "\n"})
+			continue
+		}
+		named, err := reference.ParseNormalizedNamed(img.Name)
+		if err != nil {
+			return out.fail(err)
+		}
+		out.send(jsonstream.Message{Stream: "Loaded image: " + reference.FamiliarString(named) + "\n"})
+	}
+	return nil
+}
+
+// save answers GET /images/get?names=... and GET /images/{name}/get: an archive of images.
+func (i *Images) save(w http.ResponseWriter, r *http.Request, names []string) error {
+	if len(names) == 0 {
+		return fmt.Errorf("no image is named: %w", errdefs.ErrInvalidArgument)
+	}
+	for _, n := range names { // while the status can still say that something is missing
+		if _, err := i.Store.Lookup(in(r.Context()), n); err != nil {
+			return err
+		}
+	}
+	w.Header().Set("Content-Type", "application/x-tar")
+	return i.Mover.Save(r.Context(), names, w)
+}
+
+func (i *Images) saveOne(w http.ResponseWriter, r *http.Request, name string) error {
+	return i.save(w, r, []string{name})
+}
