@@ -179,6 +179,7 @@ func (g *gantry) fails(want []string, args ...string) string {
 
 type daemonStatus struct {
 	PID       int      `json:"pid"`
+	Socket    string   `json:"socket"`
 	Platforms []string `json:"platforms"`
 }
 
