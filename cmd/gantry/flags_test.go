@@ -1,0 +1,274 @@
+package main
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// stdin runs a command with text on its standard input.
+func (g *gantry) stdin(text []byte, args ...string) string {
+	g.t.Helper()
+	cmd := g.command(args...)
+	cmd.Stdin = bytes.NewReader(text)
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Run(); err != nil {
+		g.t.Fatalf("gantry %s: %v\n%s", strings.Join(args, " "), err, tail(errs.String(), 40))
+	}
+	return strings.TrimSpace(out.String())
+}
+
+func tarOf(t *testing.T, files map[string]string) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	z := gzip.NewWriter(&b)
+	w := tar.NewWriter(z)
+	for name, text := range files {
+		if err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(text))}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(w, text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+// exported is the one file of a build's result, /f.
+func (g *gantry) exported(args ...string) string {
+	g.t.Helper()
+	out := filepath.Join(g.t.(*testing.T).TempDir(), "out")
+	g.run(append([]string{"build", "-q", "-o", out}, args...)...)
+	return fileIn(g.t.(*testing.T), out, "f")
+}
+
+func fileIn(t *testing.T, elem ...string) string {
+	t.Helper()
+	dt, err := os.ReadFile(filepath.Join(elem...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(dt))
+}
+
+// A context is a directory, a tar or a Dockerfile on standard input, or an address; others come
+// beside it by name.
+func TestContexts(t *testing.T) {
+	g := newGantry(t)
+	const copyF = "FROM scratch\nCOPY f /f\n"
+	t.Run("tar on stdin", func(t *testing.T) {
+		g := *g
+		g.t = t
+		out := filepath.Join(t.TempDir(), "out")
+		g.stdin(tarOf(t, map[string]string{"Dockerfile": copyF, "f": "from tar"}), "build", "-q", "-o", out, "-")
+		if got := fileIn(t, out, "f"); got != "from tar" {
+			t.Errorf("f is %q", got)
+		}
+	})
+	t.Run("Dockerfile on stdin", func(t *testing.T) {
+		g := *g
+		g.t = t
+		out := filepath.Join(t.TempDir(), "out")
+		g.stdin([]byte("FROM scratch\nCOPY <<E /f\ninline\nE\n"), "build", "-q", "-o", out, "-")
+		if got := fileIn(t, out, "f"); got != "inline" {
+			t.Errorf("f is %q", got)
+		}
+		g.stdin([]byte("FROM scratch\nCOPY other /f\n"), "build", "-q", "-o", out, "-f", "-", dir(t, map[string]string{"other": "beside"}))
+		if got := fileIn(t, out, "f"); got != "beside" {
+			t.Errorf("f is %q", got)
+		}
+	})
+	t.Run("HTTP", func(t *testing.T) {
+		g := *g
+		g.t = t
+		body := tarOf(t, map[string]string{"Dockerfile": copyF, "f": "from far"})
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			_, _ = w.Write(body)
+		}))
+		defer s.Close()
+		if got := g.exported(s.URL + "/context.tar.gz"); got != "from far" {
+			t.Errorf("f is %q", got)
+		}
+	})
+	t.Run("named", func(t *testing.T) {
+		g := *g
+		g.t = t
+		d := dir(t, map[string]string{"Dockerfile": "FROM scratch\nCOPY --from=other f /f\n"})
+		for _, text := range []string{"one", "two"} {
+			other := dir(t, map[string]string{"f": text})
+			if got := g.exported("--build-context", "other="+other, d); got != text {
+				t.Errorf("f is %q, want %q", got, text)
+			}
+		}
+		layout := filepath.Join(t.TempDir(), "layout")
+		src := dir(t, map[string]string{"Dockerfile": copyF, "f": "in a layout"})
+		g.run("build", "-q", "-o", "type=oci,tar=false,dest="+layout, "-t", "layout:1", src)
+		if got := g.exported("--build-context", "other=oci-layout://"+layout+":1", d); got != "in a layout" {
+			t.Errorf("f is %q", got)
+		}
+		g.run("build", "-q", "-t", "local-only", src)
+		if got := g.exported("--build-context", "other=docker-image://local-only", d); got != "in a layout" {
+			t.Errorf("f is %q", got)
+		}
+	})
+	t.Run("ignore files", func(t *testing.T) {
+		g := *g
+		g.t = t
+		d := dir(t, map[string]string{
+			"Dockerfile": "FROM scratch\nCOPY . /\n", "other": "FROM scratch\nCOPY . /\n", "f": "kept", "g": "ignored",
+			".dockerignore": "g\n", "other.dockerignore": "f\n",
+		})
+		for file, want := range map[string][]string{"Dockerfile": {"f"}, "other": {"g"}} {
+			out := filepath.Join(t.TempDir(), "out")
+			g.run("build", "-q", "-o", out, "-f", filepath.Join(d, file), d)
+			got, err := filepath.Glob(filepath.Join(out, "[fg]"))
+			if err != nil || len(got) != 1 || filepath.Base(got[0]) != want[0] {
+				t.Errorf("%s: %v, want %v", file, got, want)
+			}
+		}
+	})
+}
+
+// One build leaves by several doors; what is written about it says the same everywhere.
+func TestOutputs(t *testing.T) {
+	g := newGantry(t)
+	out := t.TempDir()
+	at := func(name string) string { return filepath.Join(out, name) }
+	digest := g.run("build", "-q", "--platform", both, "-t", "probe",
+		"-o", "type=image", "-o", "type=oci,dest="+at("oci.tar"), "-o", "type=oci,tar=false,dest="+at("oci"),
+		"--iidfile", at("iid"), "--metadata-file", at("metadata.json"), probe(t))
+	// A directory has no image's digest, so --iidfile does not go with it.
+	g.run("build", "--platform", both, "-o", "type=local,dest="+at("dir"), "-o", "type=tar,dest="+at("root.tar"), probe(t))
+	if id := fileIn(t, at("iid")); id != digest {
+		t.Errorf("--iidfile has %s, -q printed %s", id, digest)
+	}
+	var meta map[string]any
+	if err := json.Unmarshal([]byte(fileIn(t, at("metadata.json"))), &meta); err != nil || meta["containerimage.digest"] != digest {
+		t.Errorf("metadata: %v, %v; want digest %s", err, meta["containerimage.digest"], digest)
+	}
+	for _, f := range []string{"oci.tar", "oci/index.json", "dir/linux_amd64/probe", "dir/linux_arm_v7/probe", "root.tar"} {
+		if fi, err := os.Stat(at(f)); err != nil || fi.Size() == 0 {
+			t.Errorf("%s: %v", f, err)
+		}
+	}
+	g.run("rmi", "-f", "probe")
+	g.run("load", "-i", at("oci.tar"))
+	if got := g.run("run", "--rm", "--platform", "linux/arm/v7", "probe", "say", "loaded"); got != "loaded" {
+		t.Errorf("the loaded image says %q", got)
+	}
+}
+
+// What the command line hands to steps reaches them, and secrets stay out of the image.
+func TestStepFlags(t *testing.T) {
+	g := newGantry(t)
+	g.base("linux/amd64")
+	secret := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(secret, []byte("hush"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d := dir(t, map[string]string{"Dockerfile": `FROM debian:bookworm-slim AS work
+ARG WORD=default
+RUN --mount=type=secret,id=s,required=true \
+    mkdir /out && { echo "word=$WORD"; echo "secret=$(cat /run/secrets/s)"; grep extra.example /etc/hosts; \
+    echo "files=$(ulimit -n)"; df -m /dev/shm | tail -1 | awk '{print "shm=" $2}'; } > /out/f
+FROM scratch AS other
+COPY --from=work /out/f /f
+LABEL stage=other
+FROM scratch
+COPY --from=work /out/f /f
+`})
+	got := g.exported("--build-arg", "WORD=given", "--secret", "id=s,src="+secret, "--add-host", "extra.example:192.0.2.7",
+		"--ulimit", "nofile=123:456", "--shm-size", "32m", d)
+	for _, want := range []string{"word=given", "secret=hush", "192.0.2.7", "files=123", "shm=32"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("%s is not in\n%s", want, got)
+		}
+	}
+	g.run("build", "-q", "-t", "labelled", "--target", "other", "--secret", "id=s,src="+secret, "--label", "a=b", "--annotation", "k=v", d)
+	if labels := g.run("inspect", "--type", "image", "--format", "{{json .Config.Labels}}", "labelled"); labels != `{"a":"b","stage":"other"}` {
+		t.Errorf("labels are %s", labels)
+	}
+	g.fails([]string{"Dockerfile:3", "secret s"}, "build", "--no-cache", d)
+	g.fails([]string{"nowhere"}, "build", "--secret", "id=s,src=/nowhere", d)
+}
+
+// Questions about a Dockerfile are answered without building it.
+func TestCall(t *testing.T) {
+	g := newGantry(t)
+	d := dir(t, map[string]string{"Dockerfile": "FROM scratch AS first\nARG WORD=x\nFROM first as second\nCOPY f /\n", "f": ""})
+	if out := g.run("build", "--call", "targets", d); !strings.Contains(out, "first") || !strings.Contains(out, "second") {
+		t.Errorf("targets: %s", out)
+	}
+	if out := g.run("build", "--call", "outline", d); !strings.Contains(out, "WORD") {
+		t.Errorf("outline: %s", out)
+	}
+	out, _, err := g.try("build", "--check", d)
+	if err == nil || !strings.Contains(out, "FromAsCasing") {
+		t.Errorf("check: %v\n%s", err, out)
+	}
+}
+
+// A bake file's targets are built in one go, by variables and groups.
+func TestBake(t *testing.T) {
+	g := newGantry(t)
+	d := dir(t, map[string]string{
+		"Dockerfile":      "FROM scratch\nARG WHO\nCOPY f /\nLABEL who=$WHO\n",
+		"f":               "",
+		"docker-bake.hcl": "variable \"TAG\" { default = \"1\" }\ngroup \"default\" { targets = [\"a\", \"b\"] }\ntarget \"a\" {\n args = { WHO = \"a\" }\n tags = [\"baked-a:${TAG}\"]\n}\ntarget \"b\" {\n inherits = [\"a\"]\n args = { WHO = \"b\" }\n tags = [\"baked-b:${TAG}\"]\n platforms = [\"linux/amd64\", \"linux/arm/v7\"]\n}\n",
+	})
+	cmd := g.command("bake", "--set", "a.labels.extra=yes")
+	cmd.Dir = d
+	cmd.Env = append(cmd.Env, "TAG=7")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("bake: %v\n%s", err, out)
+	}
+	for _, who := range []string{"a", "b"} {
+		if got := g.run("inspect", "--type", "image", "--format", `{{index .Config.Labels "who"}}`, "baked-"+who+":7"); got != who {
+			t.Errorf("baked-%s is by %q", who, got)
+		}
+	}
+}
+
+// A cache that was written by one daemon serves another.
+func TestCacheTravels(t *testing.T) {
+	g := newGantry(t)
+	g.base("linux/amd64")
+	d := dir(t, map[string]string{"Dockerfile": "FROM debian:bookworm-slim\nRUN head -c 16 /dev/urandom | od -An -tx1 > /f\nFROM scratch\nCOPY --from=0 /f /f\n"})
+	cache := filepath.Join(t.TempDir(), "cache")
+	first := g.exported("--cache-to", "type=local,mode=max,dest="+cache, d)
+	g.run("prune", "-af")
+	if again := g.exported(d); again == first {
+		t.Fatal("the cache was not pruned, so the test can't tell")
+	}
+	g.run("prune", "-af")
+	if again := g.exported("--cache-from", "type=local,src="+cache, d); again != first {
+		t.Errorf("%s was made again; the exported cache had %s", again, first)
+	}
+}
+
+// A syntax line that no registry answers is built by the frontend inside, and the user is told.
+func TestSyntaxWithoutAHub(t *testing.T) {
+	g := newGantry(t)
+	g.env = slices.Concat(g.env, []string{"HTTPS_PROXY=http://127.0.0.1:1", "HTTP_PROXY=http://127.0.0.1:1"})
+	d := dir(t, map[string]string{"Dockerfile": "# syntax=docker/dockerfile:1\nFROM scratch\nCOPY <<E /f\nbuilt in\nE\n"})
+	_, stderr, err := g.try("build", "-t", "x", d)
+	if err != nil || !strings.Contains(stderr, "the built-in Dockerfile frontend is used") {
+		t.Errorf("%v\n%s", err, stderr)
+	}
+}
