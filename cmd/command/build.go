@@ -101,6 +101,8 @@ func extendBuild(cmd *cobra.Command, at *place, d *builderDriver) {
 	f := cmd.Flags()
 	var plainHTTP []string
 	registryHTTPFlag(f, &plainHTTP)
+	extra := &extras{}
+	extra.flags(f)
 	f.Lookup("load").Usage = "Accepted for buildx's sake: the image is always loaded"
 	cmd.Args = func(_ *cobra.Command, args []string) error {
 		if len(args) != 1 {
@@ -109,8 +111,11 @@ func extendBuild(cmd *cobra.Command, at *place, d *builderDriver) {
 		return nil
 	}
 	run := cmd.RunE
-	cmd.PreRunE = func(_ *cobra.Command, args []string) error {
+	cmd.PreRunE = func(cmd *cobra.Command, args []string) (err error) {
 		if err := checkBuild(f, args[0]); err != nil {
+			return err
+		}
+		if d.prepare, err = extra.apply(cmd.Context(), f, args[0]); err != nil {
 			return err
 		}
 		if err := allowHTTP(at, plainHTTP); err != nil {

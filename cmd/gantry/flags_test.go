@@ -272,3 +272,42 @@ func TestSyntaxWithoutAHub(t *testing.T) {
 		t.Errorf("%v\n%s", err, stderr)
 	}
 }
+
+// With --reproducible two daemons that know nothing of each other make the same bytes.
+func TestReproducible(t *testing.T) {
+	d := dir(t, map[string]string{"Dockerfile": `FROM debian:bookworm-slim AS work
+RUN mkdir -p /out/dir && uname -m > /out/dir/machine && touch /out/new && ln -s new /out/link && echo user >> /etc/passwd
+FROM work
+COPY --from=work /out /copied
+COPY f /f
+`, "f": "x"})
+	var digests []string
+	for i, epoch := range []string{"1700000000", "1700000000", "1700000001"} {
+		t.Run(strings.Join([]string{"run", epoch}, " "), func(t *testing.T) {
+			g := newGantry(t)
+			g.env = append(g.env, "SOURCE_DATE_EPOCH="+epoch)
+			g.base("linux/amd64", "linux/arm/v7")
+			digests = append(digests, g.run("build", "-q", "--reproducible", "--platform", both, "-t", "same", d))
+			if i == 0 {
+				if out := g.run("run", "--rm", "--platform", "linux/arm/v7", "same", "stat", "-c", "%Y", "/copied/dir/machine"); out != epoch {
+					t.Errorf("time stamp is %s, want %s", out, epoch)
+				}
+			}
+		})
+	}
+	if len(digests) != 3 || digests[0] != digests[1] || digests[0] == digests[2] {
+		t.Errorf("digests: %v; the first two should be equal, the last another", digests)
+	}
+	g := newGantry(t)
+	g.fails([]string{"SOURCE_DATE_EPOCH"}, "build", "--reproducible", d)
+}
+
+// A step can't have more memory than --memory says.
+func TestStepLimits(t *testing.T) {
+	g := newGantry(t)
+	g.base("linux/amd64")
+	d := dir(t, map[string]string{"Dockerfile": "FROM debian:bookworm-slim\nRUN head -c 200m /dev/zero | tail -c 200m > /dev/null\n"})
+	g.run("build", "-q", d)
+	g.fails([]string{"Dockerfile:2"}, "build", "--no-cache", "--memory", "64m", d)
+	g.run("build", "-q", "--no-cache", "--cpus", "1.5", d)
+}

@@ -1,0 +1,98 @@
+package command
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/docker/buildx/driver"
+	"github.com/moby/buildkit/client"
+	"github.com/spf13/pflag"
+)
+
+// extras are the flags of build that buildx does not have.
+type extras struct {
+	reproducible bool
+	cpus         float64
+}
+
+func (e *extras) flags(f *pflag.FlagSet) {
+	f.BoolVar(&e.reproducible, "reproducible", false, "Give the same digest for the same sources: time stamps are the last git commit's (or SOURCE_DATE_EPOCH), compression is fixed")
+	f.Float64Var(&e.cpus, "cpus", 0, "Number of CPUs that each step may use, such as 1.5")
+	// buildx has it, and hides it.
+	memory := f.Lookup("memory")
+	memory.Hidden = false
+	memory.Usage = "Memory that each step may use, such as 2g"
+}
+
+// apply returns how the request of a build of context is to be changed.
+func (e *extras) apply(ctx context.Context, f *pflag.FlagSet, buildContext string) (func(*driver.PrepareBuildOptions) error, error) {
+	if e.cpus < 0 {
+		return nil, fmt.Errorf("--cpus %v: a number of CPUs is positive", e.cpus)
+	}
+	if e.cpus > 0 {
+		for flag, v := range map[string]string{"cpu-period": cpuPeriod, "cpu-quota": strconv.Itoa(int(e.cpus * 100_000))} {
+			if err := f.Set(flag, v); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if !e.reproducible {
+		return nil, nil
+	}
+	epoch, err := sourceDate(ctx, buildContext)
+	if err != nil {
+		return nil, err
+	}
+	return func(o *driver.PrepareBuildOptions) error {
+		reproduce(o.SolveOpt, epoch)
+		return nil
+	}, nil
+}
+
+// cpuPeriod is the kernel's usual one, in microseconds, and docker's for --cpus.
+const cpuPeriod = "100000"
+
+// reproduce asks for a result that depends on the sources only.
+func reproduce(o *client.SolveOpt, epoch string) {
+	o.FrontendAttrs["build-arg:SOURCE_DATE_EPOCH"] = epoch
+	for i, e := range o.Exports {
+		switch e.Type {
+		case client.ExporterImage, client.ExporterOCI, client.ExporterDocker:
+			if o.Exports[i].Attrs == nil {
+				o.Exports[i].Attrs = map[string]string{}
+			}
+			for k, v := range map[string]string{"rewrite-timestamp": "true", "compression": "gzip", "force-compression": "true"} {
+				if _, ok := e.Attrs[k]; !ok {
+					o.Exports[i].Attrs[k] = v
+				}
+			}
+		}
+	}
+}
+
+// sourceDate is the time that everything in a reproducible build has, in seconds since 1970
+// (https://reproducible-builds.org/specs/source-date-epoch/).
+func sourceDate(ctx context.Context, dir string) (string, error) {
+	if v := os.Getenv("SOURCE_DATE_EPOCH"); v != "" {
+		if _, err := strconv.ParseInt(v, 10, 64); err != nil {
+			return "", fmt.Errorf("SOURCE_DATE_EPOCH=%s is not a number of seconds", v)
+		}
+		return v, nil
+	}
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return "", err
+	}
+	cmd := exec.CommandContext(ctx, "git", "-c", "safe.directory=*", "log", "-1", "--format=%ct")
+	cmd.Dir = abs
+	out, err := cmd.Output()
+	if err != nil || len(out) == 0 {
+		return "", fmt.Errorf("--reproducible: %s has no git commit to take the time from; set SOURCE_DATE_EPOCH to the seconds since 1970", dir)
+	}
+	return strings.TrimSpace(string(out)), nil
+}
