@@ -57,7 +57,7 @@ func BenchmarkAgainstBuildkitd(b *testing.B) {
 	}
 	rows = append(rows, answer)
 	p.stop()
-	report(b, rows)
+	report(b, "main job", rows)
 }
 
 const sample = "../../testdata/simple-rest-app"
@@ -84,7 +84,7 @@ func span(d []time.Duration) string {
 }
 
 // report prints the table and puts it into the page, between its marks.
-func report(b *testing.B, rows []row) {
+func report(b *testing.B, name string, rows []row) {
 	var t strings.Builder
 	t.WriteString("| work | gantry: median (range) | buildkitd + buildctl | ratio |\n|---|---|---|---|\n")
 	for _, r := range rows {
@@ -97,7 +97,7 @@ func report(b *testing.B, rows []row) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	const begin, end = "<!-- main job: begin -->\n", "<!-- main job: end -->"
+	begin, end := "<!-- "+name+": begin -->\n", "<!-- "+name+": end -->"
 	from, to := bytes.Index(text, []byte(begin)), bytes.Index(text, []byte(end))
 	if from < 0 || to < from {
 		b.Fatalf("%s has no marks for the table", page)
