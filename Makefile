@@ -36,9 +36,11 @@ demo: ## set up, build gantry, build and push the sample for two platforms, run 
 test: setup bases peers ## run every test (as root)
 	$(GO) test -timeout 40m $(TESTFLAGS) ./...
 
-peers: .cache/peers/buildkitd .cache/peers/buildctl .cache/peers/crane ## build the tools that tests and benchmarks compare with
+PEERS := $(addprefix .cache/peers/,buildkitd buildctl docker docker-buildx docker-compose)
 
-.cache/peers/buildkitd .cache/peers/buildctl &:
+peers: $(PEERS) .cache/peers/crane ## build the tools that tests and benchmarks compare with
+
+$(PEERS) &:
 	@mk/peers.sh
 
 .cache/peers/crane:

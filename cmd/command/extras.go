@@ -3,15 +3,19 @@ package command
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/docker/buildx/driver"
 	"github.com/moby/buildkit/client"
 	"github.com/spf13/pflag"
+
+	"github.com/gantry-build/gantry/exporter/image"
 )
 
 // extras are the flags of build that buildx does not have.
@@ -23,6 +27,9 @@ type extras struct {
 func (e *extras) flags(f *pflag.FlagSet) {
 	f.BoolVar(&e.reproducible, "reproducible", false, "Give the same digest for the same sources: time stamps are the last git commit's (or SOURCE_DATE_EPOCH), compression is fixed")
 	f.Float64Var(&e.cpus, "cpus", 0, "Number of CPUs that each step may use, such as 1.5")
+	squash := f.Lookup("squash")
+	squash.Hidden, squash.Annotations = false, nil
+	squash.Usage = "Make one layer of all that the build adds to its base image"
 	// buildx has it, and hides it.
 	memory := f.Lookup("memory")
 	memory.Hidden = false
@@ -41,17 +48,38 @@ func (e *extras) apply(ctx context.Context, f *pflag.FlagSet, buildContext strin
 			}
 		}
 	}
-	if !e.reproducible {
-		return nil, nil
+	epoch := ""
+	if e.reproducible {
+		var err error
+		if epoch, err = sourceDate(ctx, buildContext); err != nil {
+			return nil, err
+		}
 	}
-	epoch, err := sourceDate(ctx, buildContext)
+	squash, err := f.GetBool("squash")
 	if err != nil {
 		return nil, err
 	}
 	return func(o *driver.PrepareBuildOptions) error {
-		reproduce(o.SolveOpt, epoch)
+		if squash {
+			exports(o.SolveOpt, map[string]string{image.OptKeySquash: "true"}, client.ExporterImage)
+		}
+		if epoch != "" {
+			reproduce(o.SolveOpt, epoch)
+		}
 		return nil
 	}, nil
+}
+
+// exports adds attributes to the outputs of the given types, where they have none of that name.
+func exports(o *client.SolveOpt, attrs map[string]string, types ...string) {
+	for i, e := range o.Exports {
+		if !slices.Contains(types, e.Type) {
+			continue
+		}
+		all := maps.Clone(attrs)
+		maps.Copy(all, e.Attrs)
+		o.Exports[i].Attrs = all
+	}
 }
 
 // cpuPeriod is the kernel's usual one, in microseconds, and docker's for --cpus.
@@ -60,19 +88,8 @@ const cpuPeriod = "100000"
 // reproduce asks for a result that depends on the sources only.
 func reproduce(o *client.SolveOpt, epoch string) {
 	o.FrontendAttrs["build-arg:SOURCE_DATE_EPOCH"] = epoch
-	for i, e := range o.Exports {
-		switch e.Type {
-		case client.ExporterImage, client.ExporterOCI, client.ExporterDocker:
-			if o.Exports[i].Attrs == nil {
-				o.Exports[i].Attrs = map[string]string{}
-			}
-			for k, v := range map[string]string{"rewrite-timestamp": "true", "compression": "gzip", "force-compression": "true"} {
-				if _, ok := e.Attrs[k]; !ok {
-					o.Exports[i].Attrs[k] = v
-				}
-			}
-		}
-	}
+	exports(o, map[string]string{"rewrite-timestamp": "true", "compression": "gzip", "force-compression": "true"},
+		client.ExporterImage, client.ExporterOCI, client.ExporterDocker)
 }
 
 // sourceDate is the time that everything in a reproducible build has, in seconds since 1970

@@ -311,3 +311,27 @@ func TestStepLimits(t *testing.T) {
 	g.fails([]string{"Dockerfile:2"}, "build", "--no-cache", "--memory", "64m", d)
 	g.run("build", "-q", "--no-cache", "--cpus", "1.5", d)
 }
+
+// --squash leaves the base image's layers and one more, which hides what later steps removed.
+func TestSquash(t *testing.T) {
+	g := newGantry(t)
+	g.base("linux/amd64")
+	d := dir(t, map[string]string{"Dockerfile": "FROM debian:bookworm-slim\nRUN echo a > /a\nRUN echo b > /b && rm /a /etc/debian_version\nCOPY f /f\nCMD [\"cat\", \"/b\"]\n", "f": "x"})
+	g.run("build", "-q", "--squash", "-t", "squashed", d)
+	if out := g.run("inspect", "--type", "image", "--format", "{{len .RootFS.Layers}}", "squashed"); out != "2" {
+		t.Errorf("%s layers", out)
+	}
+	if out := g.run("run", "--rm", "squashed"); out != "b" {
+		t.Errorf("it says %q", out)
+	}
+	// The layer is the image, not only the snapshot that it was built in.
+	host := g.registry(false)
+	g.run("tag", "squashed", host+"/squashed")
+	g.run("push", host+"/squashed")
+	g.run("rmi", "-f", "squashed", host+"/squashed")
+	g.run("prune", "-af")
+	g.run("pull", host+"/squashed")
+	if out := g.run("run", "--rm", host+"/squashed", "sh", "-c", "cat /b /f; ls /a /etc/debian_version 2>&1 | wc -l"); out != "b\nx2" {
+		t.Errorf("after a push and a pull it has %q", out)
+	}
+}

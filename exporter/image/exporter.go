@@ -9,6 +9,7 @@ package image
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -47,6 +48,10 @@ type Options struct {
 	Leases  *leaseutil.Manager
 }
 
+// OptKeySquash is the attribute that asks for one layer in place of all that the build adds to its
+// base image.
+const OptKeySquash = "squash"
+
 // DanglingPrefix begins the names of images that were built without one: prefix@digest.
 const DanglingPrefix = "gantry-dangling"
 
@@ -73,6 +78,7 @@ func (e *imageExporter) Resolve(ctx context.Context, id int, attrs map[string]st
 		own = map[string]string{}
 	}
 	own[string(exptypes.OptKeyStore)] = "false"
+	delete(own, OptKeySquash)
 	if own[string(exptypes.OptKeyName)] == "" && !push {
 		// A result without a name is kept, and found by its digest.
 		own[string(exptypes.OptKeyDanglingPrefix)] = DanglingPrefix
@@ -85,7 +91,13 @@ func (e *imageExporter) Resolve(ctx context.Context, id int, attrs map[string]st
 	if err != nil {
 		return nil, err
 	}
-	return &instance{ExporterInstance: inst, o: e.Options, compress: push, stock: asksForStock(attrs), keep: keep}, nil
+	squash := false
+	if v, ok := attrs[OptKeySquash]; ok {
+		if squash, err = strconv.ParseBool(v); err != nil {
+			return nil, fmt.Errorf("exporter attribute %s=%s: %w", OptKeySquash, v, err)
+		}
+	}
+	return &instance{ExporterInstance: inst, o: e.Options, compress: push, stock: asksForStock(attrs), squash: squash, keep: keep}, nil
 }
 
 // fullNames gives the names in attrs the form under which images are looked up: app is
@@ -127,6 +139,7 @@ type instance struct {
 	o        Options
 	compress bool
 	stock    bool
+	squash   bool
 	keep     bool // record the image under its names
 }
 
@@ -162,24 +175,37 @@ func (e *instance) wrap(src *exporter.Source) (*exporter.Source, []*ref) {
 	var all []*ref
 	// Attestations are about digests, so these have to be final.
 	compress := e.compress || len(src.Attestations) > 0
-	wrap := func(r bkcache.ImmutableRef) bkcache.ImmutableRef {
+	wrap := func(r bkcache.ImmutableRef, id string) bkcache.ImmutableRef {
 		if r == nil {
 			return nil
 		}
-		w := &ref{ImmutableRef: r, content: e.o.Content, leases: e.o.Leases, compress: compress, stock: e.stock}
+		w := &ref{ImmutableRef: r, content: e.o.Content, leases: e.o.Leases, compress: compress, stock: e.stock, squash: e.squash}
+		if e.squash {
+			w.base = baseLayers(src, id)
+		}
 		all = append(all, w)
 		return w
 	}
 	clone := src.Clone()
 	if clone.Ref != nil {
-		clone.SetRef(wrap(clone.Ref))
+		clone.SetRef(wrap(clone.Ref, ""))
 	}
 	refs := clone.Refs
 	clone.Refs = nil
 	for id, r := range refs {
-		clone.AddRef(id, wrap(r))
+		clone.AddRef(id, wrap(r, id))
 	}
 	return clone, all
+}
+
+// baseLayers is how many layers the result of platform id has from its base image.
+func baseLayers(src *exporter.Source, id string) int {
+	dt := exptypes.ParseKey(src.Metadata, exptypes.ExporterImageBaseConfigKey, &exptypes.Platform{ID: id})
+	var base ocispec.Image
+	if len(dt) == 0 || json.Unmarshal(dt, &base) != nil {
+		return 0 // FROM scratch
+	}
+	return len(base.RootFS.DiffIDs)
 }
 
 // ready makes every result a committed snapshot, which is what can be a container's parent, makes its

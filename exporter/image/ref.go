@@ -29,6 +29,8 @@ type ref struct {
 	leases   *leaseutil.Manager
 	compress bool
 	stock    bool // the layers are BuildKit's to make
+	squash   bool // one layer is made of all that are not the base image's
+	base     int  // number of the base image's layers
 
 	mu     sync.Mutex
 	remote *solver.Remote
@@ -62,6 +64,9 @@ func (r *ref) make(ctx context.Context, cfg config.RefConfig, g session.Group) (
 		return remotes[0], nil
 	}
 	known := knownBlobs(ctx, chain, cfg, g)
+	if r.squash && len(chain) > r.base+1 {
+		return r.squashed(ctx, chain, known, g)
+	}
 	descs := make([]ocispec.Descriptor, len(chain))
 	eg, ctx := errgroup.WithContext(ctx)
 	for i := range chain {
@@ -191,39 +196,77 @@ func (r *ref) diffKey() string {
 	return b.String()
 }
 
-// diff is layer i of the chain as a stream; release ends its mounts.
-func diff(ctx context.Context, chain bkcache.RefList, i int, g session.Group) (_ layer.Source, release func(), err error) {
-	var releases []func() error
-	release = func() {
-		for _, f := range releases {
-			_ = f()
-		}
-	}
-	defer func() {
-		if err != nil {
-			release()
-		}
-	}()
-	mounts := func(l bkcache.ImmutableRef) ([]mount.Mount, error) {
-		m, err := l.Mount(ctx, true, g)
-		if err != nil {
+// squashed is the base image's layers and one with all that was built on them. It is no snapshot's
+// own difference, so it gets its bytes now: no one could make them later.
+func (r *ref) squashed(ctx context.Context, chain bkcache.RefList, known []ocispec.Descriptor, g session.Group) (*solver.Remote, error) {
+	r.plain = false
+	descs := make([]ocispec.Descriptor, r.base+1)
+	for i := range r.base {
+		var err error
+		if descs[i], err = r.layer(ctx, chain, i, known, g); err != nil {
 			return nil, err
 		}
-		ms, rel, err := m.Mount()
-		if err == nil {
-			releases = append(releases, rel)
-		}
-		return ms, err
 	}
+	v := views{g: g}
+	defer v.release()
+	var lower []mount.Mount
+	var err error
+	if r.base > 0 {
+		if lower, err = v.mounts(ctx, chain[r.base-1]); err != nil {
+			return nil, err
+		}
+	}
+	upper, err := v.mounts(ctx, chain[len(chain)-1])
+	if err != nil {
+		return nil, err
+	}
+	if descs[r.base], err = layer.Gzip(ctx, r.content, layer.Between(lower, upper)); err != nil {
+		return nil, fmt.Errorf("squashing: %w", err)
+	}
+	return &solver.Remote{Descriptors: descs, Provider: r.content}, nil
+}
+
+// views are read-only mounts of results.
+type views struct {
+	g        session.Group
+	releases []func() error
+}
+
+func (v *views) mounts(ctx context.Context, l bkcache.ImmutableRef) ([]mount.Mount, error) {
+	m, err := l.Mount(ctx, true, v.g)
+	if err != nil {
+		return nil, err
+	}
+	ms, release, err := m.Mount()
+	if err == nil {
+		v.releases = append(v.releases, release)
+	}
+	return ms, err
+}
+
+func (v *views) release() {
+	for _, f := range v.releases {
+		_ = f()
+	}
+}
+
+// diff is layer i of the chain as a stream; release ends its mounts.
+func diff(ctx context.Context, chain bkcache.RefList, i int, g session.Group) (_ layer.Source, release func(), err error) {
+	v := &views{g: g}
+	defer func() {
+		if err != nil {
+			v.release()
+		}
+	}()
 	var lower []mount.Mount
 	if i > 0 {
-		if lower, err = mounts(chain[i-1]); err != nil {
-			return nil, release, err
+		if lower, err = v.mounts(ctx, chain[i-1]); err != nil {
+			return nil, nil, err
 		}
 	}
-	upper, err := mounts(chain[i])
+	upper, err := v.mounts(ctx, chain[i])
 	if err != nil {
-		return nil, release, err
+		return nil, nil, err
 	}
-	return layer.Diff(lower, upper), release, nil
+	return layer.Diff(lower, upper), v.release, nil
 }

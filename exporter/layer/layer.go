@@ -12,6 +12,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/pkg/archive"
 	"github.com/containerd/containerd/v2/pkg/labels"
 	"github.com/containerd/errdefs"
 	"github.com/klauspost/pgzip"
@@ -36,6 +37,18 @@ func Diff(lower, upper []mount.Mount) Source {
 			return fmt.Errorf("finding the changes of a layer: %w", err)
 		}
 		return overlay.WriteUpperdir(ctx, w, dir, lower)
+	}
+}
+
+// Between is the layer by which the tree of upper differs from that of lower, however many snapshots
+// lie between them. Both trees are walked.
+func Between(lower, upper []mount.Mount) Source {
+	return func(ctx context.Context, w io.Writer) error {
+		return mount.WithReadonlyTempMount(ctx, lower, func(from string) error {
+			return mount.WithReadonlyTempMount(ctx, upper, func(to string) error {
+				return archive.WriteDiff(ctx, w, from, to)
+			})
+		})
 	}
 }
 
