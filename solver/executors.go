@@ -2,6 +2,7 @@ package solver
 
 import (
 	"context"
+	"fmt"
 	"path/filepath"
 	"sync"
 
@@ -9,6 +10,7 @@ import (
 	"github.com/moby/buildkit/executor"
 	"github.com/moby/buildkit/executor/oci"
 	"github.com/moby/buildkit/executor/resources"
+	resourcestypes "github.com/moby/buildkit/executor/resources/types"
 	"github.com/moby/buildkit/executor/runcexecutor"
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/moby/buildkit/util/network"
@@ -49,11 +51,11 @@ func (e *executors) forPlatform(p *pb.Platform) (executor.Executor, error) {
 		return e.native()
 	}
 	platform := platforms.Normalize(ocispec.Platform{OS: p.OS, Architecture: p.Architecture, Variant: p.Variant})
-	emulated, err := e.platforms.Edit(platform, &specs.Spec{Linux: &specs.Linux{}})
+	emulator, err := e.platforms.Edit(platform, &specs.Spec{Linux: &specs.Linux{}})
 	if err != nil {
 		return nil, err
 	}
-	if !emulated {
+	if emulator == "" {
 		return e.native()
 	}
 	e.mu.Lock()
@@ -73,8 +75,22 @@ func (e *executors) forPlatform(p *pb.Platform) (executor.Executor, error) {
 	if e.made == nil {
 		e.made = map[string]executor.Executor{}
 	}
-	e.made[name] = x
-	return x, nil
+	said := announcing{x, fmt.Sprintf("emulated %s, %s", platforms.Format(platform), emulator)}
+	e.made[name] = said
+	return said, nil
+}
+
+// announcing says in each step's log how the step runs.
+type announcing struct {
+	executor.Executor
+	how string
+}
+
+func (a announcing) Run(ctx context.Context, id string, root executor.Mount, mounts []executor.Mount, process executor.ProcessInfo, started chan<- struct{}) (resourcestypes.Recorder, error) {
+	if process.Stderr != nil {
+		fmt.Fprintln(process.Stderr, a.how)
+	}
+	return a.Executor.Run(ctx, id, root, mounts, process, started)
 }
 
 func (e *executors) new(name string, networks map[pb.NetMode]network.Provider) (executor.Executor, error) {

@@ -54,10 +54,10 @@ import (
 type Platforms interface {
 	// Platforms lists what this machine can run, its own platform first.
 	Platforms() []ocispec.Platform
-	// Edit changes the spec of a step of platform p so that its programs run here. emulated is
-	// false, and the spec as it was, where they run natively. The error is a refusal that
-	// explains itself.
-	Edit(p ocispec.Platform, spec *specs.Spec) (emulated bool, err error)
+	// Edit changes the spec of a step of platform p so that its programs run here, and names the
+	// emulator, as "qemu-arm 7.2.22". Where they run natively the name is empty and the spec as it
+	// was. The error is a refusal that explains itself.
+	Edit(p ocispec.Platform, spec *specs.Spec) (emulator string, err error)
 }
 
 // Options are the solver's surroundings.

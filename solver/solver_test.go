@@ -33,7 +33,7 @@ type native struct{}
 func (native) Platforms() []ocispec.Platform {
 	return []ocispec.Platform{platforms.Normalize(platforms.DefaultSpec())}
 }
-func (native) Edit(ocispec.Platform, *specs.Spec) (bool, error) { return false, nil }
+func (native) Edit(ocispec.Platform, *specs.Spec) (string, error) { return "", nil }
 
 type bench struct {
 	store  *cache.Store

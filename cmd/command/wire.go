@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/containerd/platforms"
@@ -212,12 +213,12 @@ func (d *daemon) closeSolver() {
 // emulation is the qemu room as the solver sees it.
 type emulation struct{ *qemu.Machine }
 
-func (e emulation) Edit(p ocispec.Platform, s *specs.Spec) (bool, error) {
+func (e emulation) Edit(p ocispec.Platform, s *specs.Spec) (string, error) {
 	way, err := e.Way(p)
-	if err != nil {
-		return false, err
+	if err != nil || way.Mode == qemu.Native {
+		return "", err
 	}
-	return way.Mode == qemu.Emulated, way.Edit(s)
+	return strings.TrimSpace(filepath.Base(way.Emulator) + " " + way.Version), way.Edit(s)
 }
 
 func (d *daemon) openRunner(ctx context.Context) error {

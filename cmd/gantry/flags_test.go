@@ -335,3 +335,14 @@ func TestSquash(t *testing.T) {
 		t.Errorf("after a push and a pull it has %q", out)
 	}
 }
+
+// The log of an emulated step says so, and by which emulator; a native step's has nothing to say.
+func TestStepSaysHowItRuns(t *testing.T) {
+	g := newGantry(t)
+	g.run("build", "-q", "--platform", both, "-t", "probe", probe(t))
+	d := dir(t, map[string]string{"Dockerfile": "FROM probe\nRUN [\"/probe\", \"say\", \"done\"]\n"})
+	_, log, err := g.try("build", "--platform", both, d)
+	if err != nil || strings.Count(log, "emulated linux/arm/v7, qemu-arm ") != 1 || strings.Contains(log, "emulated linux/amd64") {
+		t.Errorf("%v\n%s", err, log)
+	}
+}
