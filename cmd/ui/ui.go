@@ -7,6 +7,7 @@ import (
 	"io"
 	"regexp"
 	"strings"
+	"unicode"
 
 	"github.com/moby/buildkit/solver/errdefs"
 )
@@ -24,11 +25,21 @@ func Error(w io.Writer, err error) {
 		msg = fmt.Sprintf("%s:%d: %s", s.Info.Filename, s.Ranges[0].Start.Line, msg)
 		break
 	}
-	fmt.Fprintln(w, "gantry: "+tidy(msg))
+	fmt.Fprintln(w, "gantry: "+printable(tidy(msg)))
+}
+
+// printable keeps bytes of a user's file, which a message may quote, from steering the terminal.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) && r != '\n' && r != '\t' {
+			return unicode.ReplacementChar
+		}
+		return r
+	}, s)
 }
 
 // noise is what the layers between a user and a failing step add to its message.
-var noise = regexp.MustCompile(`^(\S+:\d+: )?((failed to build|failed to solve|rpc error: code = \w+ desc =|dockerfile parse error on line \d+|failed to solve with frontend \S+): ?)+`)
+var noise = regexp.MustCompile(`^(\S+:\d+: )?((failed to build|failed to solve|rpc error: code = \w+ desc =|dockerfile parse error on line \d+|failed to solve with frontend \S+|failed to compute cache key|failed to calculate checksum of ref \S+): ?)+`)
 
 // mounted is what the Docker CLI adds to a message of ours.
 var mounted = regexp.MustCompile(`^(docker: )?(Error response from daemon: )?`)
