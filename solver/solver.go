@@ -92,6 +92,9 @@ func Start(ctx context.Context, o Options) (*Solver, error) {
 	if err := sweep(ctx, o.Root, o.Runc); err != nil {
 		return nil, err
 	}
+	if err := keepWholeLogs(); err != nil {
+		return nil, err
+	}
 	bkversion.Version = BuildkitVersion // what Info answers; BuildKit's own build sets it at link time
 	s := &Solver{}
 	if err := s.start(ctx, o); err != nil {
@@ -167,6 +170,20 @@ func (s *Solver) start(ctx context.Context, o Options) error {
 		grpc.MaxSendMsgSize(defaults.DefaultMaxSendMsgSize),
 	)
 	s.controller.Register(s.Server)
+	return nil
+}
+
+// keepWholeLogs lifts BuildKit's limits on a step's log, 2 MiB and 200 KiB/s, unless they are set: the
+// line that tells why a step failed is the last one (buildkit, util/progress/logs, v0.34.2).
+func keepWholeLogs() error {
+	for _, limit := range []string{"BUILDKIT_STEP_LOG_MAX_SIZE", "BUILDKIT_STEP_LOG_MAX_SPEED"} {
+		if _, ok := os.LookupEnv(limit); ok {
+			continue
+		}
+		if err := os.Setenv(limit, "-1"); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

@@ -346,3 +346,26 @@ func TestStepSaysHowItRuns(t *testing.T) {
 		t.Errorf("%v\n%s", err, log)
 	}
 }
+
+// A step's log is kept whole, in the build's output and in its history.
+func TestLogsAreWhole(t *testing.T) {
+	g := newGantry(t)
+	g.base("linux/amd64")
+	const lines = 400_000 // 5 MB
+	d := dir(t, map[string]string{"Dockerfile": "FROM debian:bookworm-slim\nRUN seq -f 'line %.0f' 400000 && echo the end\n"})
+	_, log, err := g.try("build", "--progress", "plain", d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	logs := map[string]string{"output": log, "history": ""}
+	if _, logs["history"], err = g.try("history", "logs"); err != nil {
+		t.Fatal(err)
+	}
+	for where, log := range logs {
+		// The display breaks a line that two messages share, so a few are not counted.
+		n := strings.Count(log, " line ")
+		if n < lines*999/1000 || strings.Contains(log, "clipped") || !strings.Contains(log, "the end") {
+			t.Errorf("%s: %d of %d lines", where, n, lines)
+		}
+	}
+}
