@@ -6,13 +6,18 @@ import (
 	"compress/gzip"
 	"encoding/json"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
+
+	"github.com/gantry-build/gantry/internal/need"
 )
 
 // stdin runs a command with text on its standard input.
@@ -48,6 +53,45 @@ func tarOf(t *testing.T, files map[string]string) []byte {
 		t.Fatal(err)
 	}
 	return b.Bytes()
+}
+
+// gitServer serves a repository with one commit of files over the git protocol, and returns its address.
+func gitServer(t *testing.T, files map[string]string) string {
+	t.Helper()
+	git := need.Tool(t, "git")
+	base := t.TempDir()
+	repo := filepath.Join(base, "repo.git")
+	if err := os.Rename(dir(t, files), repo); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{
+		{"init", "-q", "-b", "main"}, {"add", "."},
+		{"-c", "user.name=t", "-c", "user.email=t@example.com", "commit", "-q", "-m", "one"},
+	} {
+		cmd := exec.Command(git, args...)
+		cmd.Dir = repo
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("git %v: %v\n%s", args, err, out)
+		}
+	}
+	port := freePort(t)
+	cmd := exec.Command(git, "daemon", "--export-all", "--listen=127.0.0.1", "--port="+port, "--base-path="+base)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // git starts the server as a child
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM)
+		_ = cmd.Wait()
+	})
+	eventually(t, "git answers", func() error {
+		c, err := net.Dial("tcp", "127.0.0.1:"+port)
+		if err == nil {
+			c.Close()
+		}
+		return err
+	})
+	return "git://127.0.0.1:" + port + "/repo.git"
 }
 
 // exported is the one file of a build's result, /f.
@@ -105,6 +149,15 @@ func TestContexts(t *testing.T) {
 		if got := g.exported(s.URL + "/context.tar.gz"); got != "from far" {
 			t.Errorf("f is %q", got)
 		}
+	})
+	t.Run("git", func(t *testing.T) {
+		g := *g
+		g.t = t
+		url := gitServer(t, map[string]string{"sub/Dockerfile": copyF, "sub/f": "from git"})
+		if got := g.exported(url + "#main:sub"); got != "from git" {
+			t.Errorf("f is %q", got)
+		}
+		g.fails([]string{"Dockerfile"}, "build", url+"#main")
 	})
 	t.Run("named", func(t *testing.T) {
 		g := *g
