@@ -81,6 +81,8 @@ type Solver struct {
 
 	controller *control.Controller
 	worker     *worker.Controller
+	steps      *gantryWorker
+	failures   *failures
 	bolts      []interface{ Close() error }
 }
 
@@ -105,10 +107,12 @@ func Start(ctx context.Context, o Options) (*Solver, error) {
 }
 
 func (s *Solver) start(ctx context.Context, o Options) error {
-	w, err := newWorker(ctx, o)
+	s.failures = newFailures(o.Root)
+	w, err := newWorker(ctx, o, s.failures)
 	if err != nil {
 		return err
 	}
+	s.steps = w
 	s.bolts = append(s.bolts, w.Worker.MetadataStore)
 	s.worker = &worker.Controller{}
 	if err := s.worker.Add(w); err != nil {
@@ -164,12 +168,13 @@ func (s *Solver) start(ctx context.Context, o Options) error {
 	}
 	s.Server = grpc.NewServer(
 		grpc.StatsHandler(tracing.ServerStatsHandler(otelgrpc.WithTracerProvider(tracer), otelgrpc.WithPropagators(propagation.TraceContext{}))),
-		grpc.ChainUnaryInterceptor(reclaiming(o.Store), grpcerrors.UnaryServerInterceptor),
-		grpc.StreamInterceptor(grpcerrors.StreamServerInterceptor),
+		grpc.ChainUnaryInterceptor(reclaiming(o.Store), s.failures.named, grpcerrors.UnaryServerInterceptor),
+		grpc.ChainStreamInterceptor(s.failures.pruned, grpcerrors.StreamServerInterceptor),
 		grpc.MaxRecvMsgSize(defaults.DefaultMaxRecvMsgSize),
 		grpc.MaxSendMsgSize(defaults.DefaultMaxSendMsgSize),
 	)
 	s.controller.Register(s.Server)
+	s.Server.RegisterService(&debugService, s)
 	return nil
 }
 
@@ -205,8 +210,14 @@ func (s *Solver) HandleSession(ctx context.Context, conn net.Conn, meta map[stri
 // Close ends running builds and releases every file.
 func (s *Solver) Close() error {
 	var errs []error
+	if s.failures != nil {
+		s.failures.end() // Stop waits for shells
+	}
 	if s.Server != nil {
 		s.Server.Stop()
+	}
+	if s.failures != nil {
+		s.failures.close()
 	}
 	if s.controller != nil {
 		// It closes the worker, the history and the cache database.

@@ -42,11 +42,12 @@ const exporterMoby = "moby"
 // exported and how a local directory is read.
 type gantryWorker struct {
 	*base.Worker
-	image func(exporter.Exporter, *base.Worker) exporter.Exporter
-	execs *executors
+	image    func(exporter.Exporter, *base.Worker) exporter.Exporter
+	execs    *executors
+	failures *failures
 }
 
-func newWorker(ctx context.Context, o Options) (*gantryWorker, error) {
+func newWorker(ctx context.Context, o Options, failed *failures) (*gantryWorker, error) {
 	db := o.Store.DB
 	monitor, err := resources.NewMonitor()
 	if err != nil {
@@ -103,7 +104,7 @@ func newWorker(ctx context.Context, o Options) (*gantryWorker, error) {
 	if err := registerLocal(bw); err != nil {
 		return nil, err
 	}
-	return &gantryWorker{Worker: bw, image: o.Image, execs: execs}, nil
+	return &gantryWorker{Worker: bw, image: o.Image, execs: execs, failures: failed}, nil
 }
 
 // Platforms implements worker.Worker. What runs here is known; BuildKit's own would start a program
@@ -141,7 +142,8 @@ func (w *gantryWorker) ResolveOp(v bksolver.Vertex, s frontend.FrontendLLBBridge
 	if m, ok := v.Options().Metadata.(*linuxresources.Metadata); ok && m != nil {
 		limits = m.LinuxResources
 	}
-	return ops.NewExecOp(v, step, op.Platform, w.CacheMgr, w.ParallelismSem, sm, exec, w, limits, false)
+	cm, exec := w.failures.watchStep(v, step.Exec, op.Platform, limits, w.CacheMgr, exec)
+	return ops.NewExecOp(v, step, op.Platform, cm, w.ParallelismSem, sm, exec, w, limits, false)
 }
 
 // gcPolicy keeps the build cache below a share of the disk; no policy would keep everything.

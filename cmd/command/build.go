@@ -124,7 +124,13 @@ func extendBuild(cmd *cobra.Command, at *place, d *builderDriver) {
 		d.dirs = localDirs(f, args)
 		return nil
 	}
-	cmd.RunE = func(cmd *cobra.Command, args []string) error { return explain(f, run(cmd, args)) }
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		err := run(cmd, args)
+		if err != nil && cmd.Context().Err() == nil {
+			at.offerDebug(cmd.Context(), d.refs)
+		}
+		return explain(f, err)
+	}
 }
 
 // checkBuild refuses what would fail late, or in words that don't name the flag.

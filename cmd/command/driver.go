@@ -21,6 +21,8 @@ type builderDriver struct {
 	// dirs are the local directories of the build on the command line, by their names in the
 	// session; the daemon may look at them itself (see solver.SharedKey).
 	dirs map[string]solver.Directory
+	// refs are the builds that were asked for, as the history names them.
+	refs []string
 	// prepare gives the request what the command line said in flags that are not buildx's.
 	prepare func(*driver.PrepareBuildOptions) error
 }
@@ -97,6 +99,7 @@ func (d *builderDriver) Client(ctx context.Context, opts ...client.ClientOpt) (*
 
 // PrepareBuild implements driver.BuildPreparer.
 func (d *builderDriver) PrepareBuild(_ context.Context, o *driver.PrepareBuildOptions) error {
+	d.refs = append(d.refs, o.SolveOpt.Ref)
 	if d.prepare == nil {
 		return nil
 	}

@@ -325,6 +325,9 @@ func (d *daemon) routes(r *api.Router) {
 		}
 		return json.NewEncoder(w).Encode(s)
 	})
+	r.Handle(http.MethodGet, "/gantry/failed", func(w http.ResponseWriter, _ *http.Request) error {
+		return json.NewEncoder(w).Encode(d.solver.Failed(""))
+	})
 	r.Handle(http.MethodPost, "/gantry/stop", func(w http.ResponseWriter, _ *http.Request) error {
 		select {
 		case d.stop <- struct{}{}:
@@ -336,7 +339,7 @@ func (d *daemon) routes(r *api.Router) {
 }
 
 // wait returns why the daemon should end: a signal, a request, or, when idle is set, that long
-// without a connection and a running container.
+// without a connection, a running container and a failed step that someone may want to look into.
 func (d *daemon) wait(ctx context.Context, idle time.Duration) string {
 	tick := time.NewTicker(max(idle/10, 50*time.Millisecond))
 	defer tick.Stop()
@@ -348,7 +351,7 @@ func (d *daemon) wait(ctx context.Context, idle time.Duration) string {
 		case <-d.stop:
 			return "asked to"
 		case now := <-tick.C:
-			if d.server.Active() > 0 || d.runner.Running() > 0 {
+			if d.server.Active() > 0 || d.runner.Running() > 0 || len(d.solver.Failed("")) > 0 {
 				last = now
 			}
 			if idle > 0 && now.Sub(last) > idle {

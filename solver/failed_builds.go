@@ -1,0 +1,43 @@
+package solver
+
+import (
+	"context"
+	"slices"
+
+	controlapi "github.com/moby/buildkit/api/services/control"
+	"google.golang.org/grpc"
+)
+
+// named notes which builds run in which session: an op knows its sessions only, and a user knows
+// the build's ref, which the history lists.
+func (f *failures) named(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	solve, ok := req.(*controlapi.SolveRequest)
+	if !ok || solve.Session == "" {
+		return next(ctx, req)
+	}
+	f.mu.Lock()
+	f.builds[solve.Session] = append(f.builds[solve.Session], solve.Ref)
+	f.mu.Unlock()
+	defer f.ended(solve.Session, solve.Ref)
+	return next(ctx, req)
+}
+
+func (f *failures) ended(session, ref string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	rest := slices.DeleteFunc(f.builds[session], func(r string) bool { return r == ref })
+	if len(rest) == 0 {
+		delete(f.builds, session)
+		return
+	}
+	f.builds[session] = rest
+}
+
+// pruned lets go of the kept steps before the build cache is pruned: whoever asks for space gets
+// that, too.
+func (f *failures) pruned(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+	if info.FullMethod == controlapi.Control_Prune_FullMethodName {
+		f.release()
+	}
+	return next(srv, stream)
+}
