@@ -47,6 +47,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/gantry-build/gantry/cache"
+	"github.com/gantry-build/gantry/exporter/attest"
 	dockerfile "github.com/gantry-build/gantry/frontend"
 )
 
@@ -71,7 +72,8 @@ type Options struct {
 	Version   string         // gantry's own
 
 	// Image makes the image exporter out of BuildKit's own.
-	Image func(stock exporter.Exporter, w *base.Worker) exporter.Exporter
+	Image func(stock exporter.Exporter, w *base.Worker, sm *session.Manager) exporter.Exporter
+	Scan  attest.Scan // makes SBOMs
 }
 
 // Solver is a started BuildKit.

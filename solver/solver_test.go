@@ -14,6 +14,7 @@ import (
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/cmd/buildkitd/config"
 	"github.com/moby/buildkit/exporter"
+	"github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/worker/base"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -54,7 +55,7 @@ func start(t testing.TB) *bench {
 	s, err := solver.Start(ctx, solver.Options{
 		Root: root + "/solver", Store: store, Runc: "/bin/true", Platforms: native{}, Config: &config.Config{},
 		Hosts: trust.New(trust.Options{Root: root}).Hosts,
-		Image: func(stock exporter.Exporter, w *base.Worker) exporter.Exporter {
+		Image: func(stock exporter.Exporter, w *base.Worker, _ *session.Manager) exporter.Exporter {
 			return image.New(image.Options{Stock: stock, Store: store, Content: w.ContentStore(), Images: w.ImageStore, Leases: w.LeaseManager()})
 		},
 	})

@@ -32,6 +32,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/gantry-build/gantry/cache"
+	"github.com/gantry-build/gantry/exporter/attest"
 )
 
 // exporterMoby is how Docker's clients call the exporter into the builder's own image store
@@ -42,7 +43,8 @@ const exporterMoby = "moby"
 // exported and how a local directory is read.
 type gantryWorker struct {
 	*base.Worker
-	image    func(exporter.Exporter, *base.Worker) exporter.Exporter
+	image    func(exporter.Exporter, *base.Worker, *session.Manager) exporter.Exporter
+	scan     attest.Scan
 	execs    *executors
 	failures *failures
 }
@@ -104,7 +106,7 @@ func newWorker(ctx context.Context, o Options, failed *failures) (*gantryWorker,
 	if err := registerLocal(bw); err != nil {
 		return nil, err
 	}
-	return &gantryWorker{Worker: bw, image: o.Image, execs: execs, failures: failed}, nil
+	return &gantryWorker{Worker: bw, image: o.Image, scan: o.Scan, execs: execs, failures: failed}, nil
 }
 
 // Platforms implements worker.Worker. What runs here is known; BuildKit's own would start a program
@@ -117,10 +119,13 @@ func (w *gantryWorker) Exporter(name string, sm *session.Manager) (exporter.Expo
 		name = client.ExporterImage
 	}
 	exp, err := w.Worker.Exporter(name, sm)
-	if err != nil || name != client.ExporterImage {
-		return exp, err
+	if err != nil {
+		return nil, err
 	}
-	return w.image(exp, w.Worker), nil
+	if name == client.ExporterImage {
+		exp = w.image(exp, w.Worker, sm)
+	}
+	return attest.New(exp, w.scan), nil
 }
 
 // ResolveOp implements worker.Worker: a step's executor follows from its platform. What base.Worker

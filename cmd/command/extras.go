@@ -15,6 +15,7 @@ import (
 	"github.com/moby/buildkit/client"
 	"github.com/spf13/pflag"
 
+	"github.com/gantry-build/gantry/exporter/attest"
 	"github.com/gantry-build/gantry/exporter/image"
 )
 
@@ -22,11 +23,13 @@ import (
 type extras struct {
 	reproducible bool
 	cpus         float64
+	attestLayout string
 }
 
 func (e *extras) flags(f *pflag.FlagSet) {
 	f.BoolVar(&e.reproducible, "reproducible", false, "Give the same digest for the same sources: time stamps are the last git commit's (or SOURCE_DATE_EPOCH), compression is fixed")
 	f.Float64Var(&e.cpus, "cpus", 0, "Number of CPUs that each step may use, such as 1.5")
+	f.StringVar(&e.attestLayout, "attest-layout", attest.LayoutReferrers, "Where an image's attestations go: \"referrers\", manifests of their own that refer to the image, or \"index\", in the image's index, as buildx does")
 	squash := f.Lookup("squash")
 	squash.Hidden, squash.Annotations = false, nil
 	squash.Usage = "Make one layer of all that the build adds to its base image"
@@ -40,6 +43,9 @@ func (e *extras) flags(f *pflag.FlagSet) {
 func (e *extras) apply(ctx context.Context, f *pflag.FlagSet, buildContext string) (func(*driver.PrepareBuildOptions) error, error) {
 	if e.cpus < 0 {
 		return nil, fmt.Errorf("--cpus %v: a number of CPUs is positive", e.cpus)
+	}
+	if e.attestLayout != attest.LayoutReferrers && e.attestLayout != attest.LayoutIndex {
+		return nil, fmt.Errorf("--attest-layout %s is unknown; it is one of %s, %s", e.attestLayout, attest.LayoutReferrers, attest.LayoutIndex)
 	}
 	if e.cpus > 0 {
 		for flag, v := range map[string]string{"cpu-period": cpuPeriod, "cpu-quota": strconv.Itoa(int(e.cpus * 100_000))} {
@@ -60,6 +66,7 @@ func (e *extras) apply(ctx context.Context, f *pflag.FlagSet, buildContext strin
 		return nil, err
 	}
 	return func(o *driver.PrepareBuildOptions) error {
+		exports(o.SolveOpt, map[string]string{attest.OptKeyLayout: e.attestLayout}, client.ExporterImage)
 		if squash {
 			exports(o.SolveOpt, map[string]string{image.OptKeySquash: "true"}, client.ExporterImage)
 		}

@@ -16,6 +16,7 @@ import (
 	"github.com/containerd/platforms"
 	"github.com/moby/buildkit/cmd/buildkitd/config"
 	"github.com/moby/buildkit/exporter"
+	"github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/worker/base"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -194,8 +195,10 @@ func (d *daemon) openSolver(ctx context.Context, cfg *config.Config, runc string
 	d.solver, err = solver.Start(ctx, solver.Options{
 		Root: filepath.Join(d.at.Root(), "solver"), Store: d.store, Runc: runc, Config: cfg, Version: Version,
 		Platforms: emulation{d.qemu}, Hosts: trusted.Hosts,
-		Image: func(stock exporter.Exporter, w *base.Worker) exporter.Exporter {
-			return image.New(image.Options{Stock: stock, Store: d.store, Content: w.ContentStore(), Images: w.ImageStore, Leases: w.LeaseManager()})
+		Image: func(stock exporter.Exporter, w *base.Worker, sm *session.Manager) exporter.Exporter {
+			return image.New(image.Options{
+				Stock: stock, Store: d.store, Content: w.ContentStore(), Images: w.ImageStore, Leases: w.LeaseManager(), Sessions: sm, Hosts: trusted.Hosts,
+			})
 		},
 	})
 	return err

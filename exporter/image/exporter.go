@@ -18,6 +18,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
 	bkcache "github.com/moby/buildkit/cache"
@@ -29,6 +30,8 @@ import (
 	"github.com/moby/buildkit/util/progress"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/gantry-build/gantry/exporter/attest"
 )
 
 // Store is what the exporter needs of the store: second names for snapshots, and a lock on the
@@ -46,6 +49,9 @@ type Options struct {
 	Content content.Store
 	Images  images.Store
 	Leases  *leaseutil.Manager
+
+	Sessions *session.Manager // from which a push has its credentials
+	Hosts    docker.RegistryHosts
 }
 
 // OptKeySquash is the attribute that asks for one layer in place of all that the build adds to its
@@ -79,6 +85,7 @@ func (e *imageExporter) Resolve(ctx context.Context, id int, attrs map[string]st
 	}
 	own[string(exptypes.OptKeyStore)] = "false"
 	delete(own, OptKeySquash)
+	delete(own, attest.OptKeyLayout)
 	if own[string(exptypes.OptKeyName)] == "" && !push {
 		// A result without a name is kept, and found by its digest.
 		own[string(exptypes.OptKeyDanglingPrefix)] = DanglingPrefix
@@ -97,7 +104,17 @@ func (e *imageExporter) Resolve(ctx context.Context, id int, attrs map[string]st
 			return nil, fmt.Errorf("exporter attribute %s=%s: %w", OptKeySquash, v, err)
 		}
 	}
-	return &instance{ExporterInstance: inst, o: e.Options, compress: push, stock: asksForStock(attrs), squash: squash, keep: keep}, nil
+	referrers := false
+	switch v := attrs[attest.OptKeyLayout]; v {
+	case "", attest.LayoutIndex:
+	case attest.LayoutReferrers:
+		referrers = true
+	default:
+		return nil, fmt.Errorf("exporter attribute %s=%s is unknown; it is one of %s, %s", attest.OptKeyLayout, v, attest.LayoutReferrers, attest.LayoutIndex)
+	}
+	return &instance{
+		ExporterInstance: inst, o: e.Options, compress: push, stock: asksForStock(attrs), squash: squash, keep: keep, push: push, referrers: referrers,
+	}, nil
 }
 
 // fullNames gives the names in attrs the form under which images are looked up: app is
@@ -137,10 +154,12 @@ func asksForStock(attrs map[string]string) bool {
 type instance struct {
 	exporter.ExporterInstance
 	o        Options
-	compress bool
-	stock    bool
-	squash   bool
-	keep     bool // record the image under its names
+	compress  bool
+	stock     bool
+	squash    bool
+	keep      bool // record the image under its names
+	push      bool
+	referrers bool // attestations are not in the index
 }
 
 // Export implements exporter.ExporterInstance.
@@ -156,13 +175,18 @@ func (e *instance) Export(ctx context.Context, src *exporter.Source, info export
 	if err := e.ready(ctx, results, session.NewGroup(info.SessionID)); err != nil {
 		return nil, nil, nil, err
 	}
+	src, atts := e.apart(src)
 	resp, finalize, desc, err := e.ExporterInstance.Export(ctx, src, info)
 	if err != nil {
 		return nil, nil, nil, err
 	}
 	err = e.handOver(ctx, desc, results)
+	names := resp[exptypes.ExporterImageNameKey]
+	if err == nil && atts != nil {
+		finalize, err = e.refer(ctx, desc.Descriptor(), names, src, atts, info.SessionID, finalize)
+	}
 	if err == nil && e.keep {
-		err = e.record(ctx, resp[exptypes.ExporterImageNameKey], desc.Descriptor())
+		err = e.record(ctx, names, desc.Descriptor())
 	}
 	if err != nil {
 		return nil, nil, nil, errors.Join(err, desc.Release())

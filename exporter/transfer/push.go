@@ -10,9 +10,11 @@ import (
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
+	"github.com/distribution/reference"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/gantry-build/gantry/cache"
+	"github.com/gantry-build/gantry/exporter/attest"
 	"github.com/gantry-build/gantry/exporter/trust"
 )
 
@@ -52,7 +54,34 @@ func (m *Mover) Push(ctx context.Context, name string, p *ocispec.Platform, c Cr
 	if err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("pushing %s: %w", name, trust.Explain(hostOf(name), err))
 	}
+	if err := m.pushAttestations(ctx, name, target, c); err != nil {
+		return ocispec.Descriptor{}, fmt.Errorf("pushing the attestations of %s: %w", name, trust.Explain(hostOf(name), err))
+	}
 	return target, nil
+}
+
+// pushAttestations uploads what refers to the image's manifests.
+func (m *Mover) pushAttestations(ctx context.Context, name string, target ocispec.Descriptor, c Credentials) error {
+	named, err := reference.ParseNormalizedNamed(name)
+	if err != nil {
+		return err
+	}
+	repository, cs := reference.TrimNamed(named).String(), m.Store.Client.ContentStore()
+	return images.Walk(ctx, images.HandlerFunc(func(ctx context.Context, d ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+		if images.IsIndexType(d.MediaType) {
+			return images.Children(ctx, cs, d)
+		}
+		referrers, err := attest.Of(ctx, cs, d.Digest)
+		if err != nil || len(referrers) == 0 {
+			return nil, err
+		}
+		for _, r := range referrers {
+			if err := m.Store.Client.Push(ctx, repository, r, client.WithResolver(m.resolver(c))); err != nil {
+				return nil, err
+			}
+		}
+		return nil, attest.List(ctx, m.resolver(c), repository, d.Digest, referrers)
+	}), target)
 }
 
 // pin keeps target and all below it until the push ends, whatever becomes of its names meanwhile.
