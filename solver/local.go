@@ -23,7 +23,8 @@ import (
 // of the last build. In every other case BuildKit's own source does the work.
 type localSource struct {
 	source.Source
-	refs bkcache.Accessor
+	refs    bkcache.Accessor
+	changes *changes
 
 	mu   sync.Mutex
 	seen map[string]synced // by directory and purpose
@@ -36,12 +37,12 @@ type synced struct {
 	ref       string
 }
 
-func registerLocal(w *base.Worker) error {
+func registerLocal(w *base.Worker, c *changes) error {
 	stock, err := local.NewSource(local.Opt{CacheAccessor: w.CacheMgr})
 	if err != nil {
 		return err
 	}
-	w.SourceManager.Register(&localSource{Source: stock, refs: w.CacheMgr, seen: map[string]synced{}})
+	w.SourceManager.Register(&localSource{Source: stock, refs: w.CacheMgr, changes: c, seen: map[string]synced{}})
 	return nil
 }
 
@@ -54,7 +55,7 @@ func (s *localSource) Resolve(ctx context.Context, id source.Identifier, sm *ses
 	if !ok {
 		return inst, nil
 	}
-	return &localInstance{inst, s, lid, sm}, nil
+	return &localInstance{inst, s, lid, sm, v}, nil
 }
 
 type localInstance struct {
@@ -62,6 +63,7 @@ type localInstance struct {
 	s  *localSource
 	id *local.LocalIdentifier
 	sm *session.Manager
+	v  bksolver.Vertex
 }
 
 func (i *localInstance) Snapshot(ctx context.Context, job bksolver.JobContext) (bkcache.ImmutableRef, error) {
@@ -74,11 +76,12 @@ func (i *localInstance) Snapshot(ctx context.Context, job bksolver.JobContext) (
 	}
 	now := synced{selection: i.selection(), sig: sum.hash}
 	if ref := i.s.take(ctx, key, now); ref != nil {
+		i.unchanged(job)
 		return ref, nil
 	}
 	// From here on the copy may change, also when this fails half-way.
 	i.s.forget(key)
-	ref, err := i.SourceInstance.Snapshot(ctx, job)
+	ref, err := i.read(ctx, job, dir)
 	// A file changed in the same clock tick as it was read can change again unseen.
 	if err == nil && ref != nil && begin.Sub(sum.newest) > settle(sum.newest) {
 		now.ref = copyID(ref)
@@ -87,6 +90,33 @@ func (i *localInstance) Snapshot(ctx context.Context, job bksolver.JobContext) (
 		i.s.forget(key) // another build may have noted the copy that this one has written over
 	}
 	return ref, err
+}
+
+// read is BuildKit's own reading, and tells what it finds changed when the build has asked for that.
+func (i *localInstance) read(ctx context.Context, job bksolver.JobContext, dir string) (bkcache.ImmutableRef, error) {
+	build, ok := i.s.changes.askedBy(job.Session())
+	if !ok {
+		return i.SourceInstance.Snapshot(ctx, job)
+	}
+	refs, err := i.s.changes.watch(i.s.refs, build, dir, i.id)
+	if err != nil {
+		return nil, err
+	}
+	stock, err := local.NewSource(local.Opt{CacheAccessor: refs})
+	if err != nil {
+		return nil, err
+	}
+	inst, err := stock.Resolve(ctx, i.id, i.sm, i.v)
+	if err != nil {
+		return nil, err
+	}
+	return inst.Snapshot(ctx, job)
+}
+
+func (i *localInstance) unchanged(job bksolver.JobContext) {
+	if build, ok := i.s.changes.askedBy(job.Session()); ok {
+		i.s.changes.note(build, i.id.Name, []string{})
+	}
 }
 
 // selection is all of a request but the directory that the copy depends on.

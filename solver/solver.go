@@ -85,6 +85,7 @@ type Solver struct {
 	worker     *worker.Controller
 	steps      *gantryWorker
 	failures   *failures
+	changes    *changes
 	bolts      []interface{ Close() error }
 }
 
@@ -109,8 +110,8 @@ func Start(ctx context.Context, o Options) (*Solver, error) {
 }
 
 func (s *Solver) start(ctx context.Context, o Options) error {
-	s.failures = newFailures(o.Root)
-	w, err := newWorker(ctx, o, s.failures)
+	s.failures, s.changes = newFailures(o.Root), newChanges()
+	w, err := newWorker(ctx, o, s.failures, s.changes)
 	if err != nil {
 		return err
 	}
@@ -170,7 +171,7 @@ func (s *Solver) start(ctx context.Context, o Options) error {
 	}
 	s.Server = grpc.NewServer(
 		grpc.StatsHandler(tracing.ServerStatsHandler(otelgrpc.WithTracerProvider(tracer), otelgrpc.WithPropagators(propagation.TraceContext{}))),
-		grpc.ChainUnaryInterceptor(reclaiming(o.Store), s.failures.named, grpcerrors.UnaryServerInterceptor),
+		grpc.ChainUnaryInterceptor(reclaiming(o.Store), s.failures.named, s.changes.asked, grpcerrors.UnaryServerInterceptor),
 		grpc.ChainStreamInterceptor(s.failures.pruned, grpcerrors.StreamServerInterceptor),
 		grpc.MaxRecvMsgSize(defaults.DefaultMaxRecvMsgSize),
 		grpc.MaxSendMsgSize(defaults.DefaultMaxSendMsgSize),

@@ -49,7 +49,7 @@ type gantryWorker struct {
 	failures *failures
 }
 
-func newWorker(ctx context.Context, o Options, failed *failures) (*gantryWorker, error) {
+func newWorker(ctx context.Context, o Options, failed *failures, changed *changes) (*gantryWorker, error) {
 	db := o.Store.DB
 	monitor, err := resources.NewMonitor()
 	if err != nil {
@@ -103,7 +103,7 @@ func newWorker(ctx context.Context, o Options, failed *failures) (*gantryWorker,
 		md.Close()
 		return nil, err
 	}
-	if err := registerLocal(bw); err != nil {
+	if err := registerLocal(bw, changed); err != nil {
 		return nil, err
 	}
 	return &gantryWorker{Worker: bw, image: o.Image, scan: o.Scan, execs: execs, failures: failed}, nil

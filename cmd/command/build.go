@@ -73,7 +73,7 @@ func initBuildx(cmd *cobra.Command, docker *command.DockerCli, at *place) error 
 	}
 	// What buildx asks for unless told otherwise costs every build some runs of git and an index
 	// that old tools can't read.
-	defaults := map[string]string{"BUILDX_CONFIG": filepath.Join(at.Root(), "buildx"), "BUILDX_NO_DEFAULT_ATTESTATIONS": "1"}
+	defaults := map[string]string{"BUILDX_CONFIG": at.buildxDir(), "BUILDX_NO_DEFAULT_ATTESTATIONS": "1"}
 	if !attests(cmd.Flags()) {
 		defaults["BUILDX_GIT_INFO"] = "0"
 	}
@@ -129,7 +129,11 @@ func extendBuild(cmd *cobra.Command, at *place, d *builderDriver) {
 		if err != nil && cmd.Context().Err() == nil {
 			at.offerDebug(cmd.Context(), d.refs)
 		}
-		return explain(f, err)
+		if extra.explainCache && cmd.Context().Err() == nil {
+			noCache, _ := f.GetBool("no-cache")
+			err = errors.Join(err, d.explainCache(cmd.Context(), cmd.ErrOrStderr(), noCache))
+		}
+		return withNextStep(f, err)
 	}
 }
 
@@ -207,8 +211,8 @@ func localDirs(f *pflag.FlagSet, args []string) map[string]solver.Directory {
 	return dirs
 }
 
-// explain adds the next step to failures of a registry.
-func explain(f *pflag.FlagSet, err error) error {
+// withNextStep adds the next step to failures of a registry.
+func withNextStep(f *pflag.FlagSet, err error) error {
 	push, _ := f.GetBool("push")
 	tags, _ := f.GetStringArray("tag")
 	if err == nil || !push || len(tags) == 0 {
@@ -216,3 +220,6 @@ func explain(f *pflag.FlagSet, err error) error {
 	}
 	return trust.Explain(frontend.Host(tags[0]), err)
 }
+
+// buildxDir is where buildx notes what the commands that are its own have done.
+func (p *place) buildxDir() string { return filepath.Join(p.Root(), "buildx") }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/gantry-build/gantry/exporter/attest"
 	"github.com/gantry-build/gantry/exporter/image"
+	"github.com/gantry-build/gantry/solver"
 )
 
 // extras are the flags of build that buildx does not have.
@@ -24,11 +25,13 @@ type extras struct {
 	reproducible bool
 	cpus         float64
 	attestLayout string
+	explainCache bool
 }
 
 func (e *extras) flags(f *pflag.FlagSet) {
 	f.BoolVar(&e.reproducible, "reproducible", false, "Give the same digest for the same sources: time stamps are the last git commit's (or SOURCE_DATE_EPOCH), compression is fixed")
 	f.Float64Var(&e.cpus, "cpus", 0, "Number of CPUs that each step may use, such as 1.5")
+	f.BoolVar(&e.explainCache, "explain-cache", false, "Tell at the end which steps came from the cache, how the others ran, and which input has changed that made them run")
 	f.StringVar(&e.attestLayout, "attest-layout", attest.LayoutReferrers, "Where an image's attestations go: \"referrers\", manifests of their own that refer to the image, or \"index\", in the image's index, as buildx does")
 	squash := f.Lookup("squash")
 	squash.Hidden, squash.Annotations = false, nil
@@ -66,6 +69,9 @@ func (e *extras) apply(ctx context.Context, f *pflag.FlagSet, buildContext strin
 		return nil, err
 	}
 	return func(o *driver.PrepareBuildOptions) error {
+		if e.explainCache {
+			o.SolveOpt.FrontendAttrs[solver.OptKeyExplain] = ""
+		}
 		exports(o.SolveOpt, map[string]string{attest.OptKeyLayout: e.attestLayout}, client.ExporterImage)
 		if squash {
 			exports(o.SolveOpt, map[string]string{image.OptKeySquash: "true"}, client.ExporterImage)

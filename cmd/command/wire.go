@@ -331,6 +331,9 @@ func (d *daemon) routes(r *api.Router) {
 	r.Handle(http.MethodGet, "/gantry/failed", func(w http.ResponseWriter, _ *http.Request) error {
 		return json.NewEncoder(w).Encode(d.solver.Failed(""))
 	})
+	r.Handle(http.MethodGet, "/gantry/changes/{build}", func(w http.ResponseWriter, r *http.Request) error {
+		return json.NewEncoder(w).Encode(d.solver.Changes(r.PathValue("build")))
+	})
 	r.Handle(http.MethodPost, "/gantry/stop", func(w http.ResponseWriter, _ *http.Request) error {
 		select {
 		case d.stop <- struct{}{}:
