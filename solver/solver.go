@@ -171,7 +171,7 @@ func (s *Solver) start(ctx context.Context, o Options) error {
 	}
 	s.Server = grpc.NewServer(
 		grpc.StatsHandler(tracing.ServerStatsHandler(otelgrpc.WithTracerProvider(tracer), otelgrpc.WithPropagators(propagation.TraceContext{}))),
-		grpc.ChainUnaryInterceptor(reclaiming(o.Store), s.failures.named, s.changes.asked, grpcerrors.UnaryServerInterceptor),
+		grpc.ChainUnaryInterceptor(reclaiming(o.Store), s.failures.named, s.changes.asked, ownScanner, grpcerrors.UnaryServerInterceptor),
 		grpc.ChainStreamInterceptor(s.failures.pruned, grpcerrors.StreamServerInterceptor),
 		grpc.MaxRecvMsgSize(defaults.DefaultMaxRecvMsgSize),
 		grpc.MaxSendMsgSize(defaults.DefaultMaxSendMsgSize),

@@ -27,6 +27,7 @@ import (
 	"github.com/gantry-build/gantry/cache"
 	"github.com/gantry-build/gantry/cache/shim"
 	"github.com/gantry-build/gantry/exporter/image"
+	"github.com/gantry-build/gantry/exporter/sbom"
 	"github.com/gantry-build/gantry/exporter/transfer"
 	"github.com/gantry-build/gantry/exporter/trust"
 	"github.com/gantry-build/gantry/internal/payload"
@@ -194,7 +195,7 @@ func linkTo(program, link string) (string, error) {
 func (d *daemon) openSolver(ctx context.Context, cfg *config.Config, runc string, trusted *trust.Store) (err error) {
 	d.solver, err = solver.Start(ctx, solver.Options{
 		Root: filepath.Join(d.at.Root(), "solver"), Store: d.store, Runc: runc, Config: cfg, Version: Version,
-		Platforms: emulation{d.qemu}, Hosts: trusted.Hosts,
+		Platforms: emulation{d.qemu}, Hosts: trusted.Hosts, Scan: listSoftware,
 		Image: func(stock exporter.Exporter, w *base.Worker, sm *session.Manager) exporter.Exporter {
 			return image.New(image.Options{
 				Stock: stock, Store: d.store, Content: w.ContentStore(), Images: w.ImageStore, Leases: w.LeaseManager(), Sessions: sm, Hosts: trusted.Hosts,
@@ -202,6 +203,15 @@ func (d *daemon) openSolver(ctx context.Context, cfg *config.Config, runc string
 		},
 	})
 	return err
+}
+
+// listSoftware makes the SBOM of a build's result.
+func listSoftware(ctx context.Context, root, name string, created time.Time) ([]byte, error) {
+	doc, err := sbom.Scan(ctx, root, sbom.Options{Name: name, Time: created, Tool: "gantry-" + Version})
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(doc)
 }
 
 func (d *daemon) closeSolver() {
