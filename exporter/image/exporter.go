@@ -153,7 +153,7 @@ func asksForStock(attrs map[string]string) bool {
 
 type instance struct {
 	exporter.ExporterInstance
-	o        Options
+	o         Options
 	compress  bool
 	stock     bool
 	squash    bool

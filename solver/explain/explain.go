@@ -109,7 +109,9 @@ func (s Step) how() string {
 }
 
 // source tells whether a step fetches something. The name says it where there is no op.
-func (s Step) source() bool { return s.Op.GetSource() != nil || strings.HasPrefix(text(s.Name), "FROM ") }
+func (s Step) source() bool {
+	return s.Op.GetSource() != nil || strings.HasPrefix(text(s.Name), "FROM ")
+}
 
 // local is the name of the local directory that a step reads, or empty.
 func (s Step) local() string {

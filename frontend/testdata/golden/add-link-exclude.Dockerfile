@@ -1,0 +1,2 @@
+FROM debian:bookworm-slim
+ADD --link --exclude=*.md --exclude=!README.md dir /dest

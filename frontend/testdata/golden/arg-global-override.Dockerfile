@@ -1,0 +1,3 @@
+ARG BASE=debian:bookworm-slim
+FROM $BASE
+RUN true

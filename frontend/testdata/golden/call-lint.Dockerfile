@@ -1,0 +1,2 @@
+FROM debian:bookworm-slim as mixed
+MAINTAINER me

@@ -1,0 +1,3 @@
+# builds it
+FROM debian:bookworm-slim AS build
+FROM scratch AS export

@@ -1,0 +1,3 @@
+# check=error=true
+FROM debian:bookworm-slim as mixed
+RUN true

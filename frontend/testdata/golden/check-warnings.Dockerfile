@@ -1,0 +1,7 @@
+FROM debian:bookworm-slim as mixed
+ENV SECRET_TOKEN=x old
+ENV legacy form
+CMD echo $UNDEFINED
+CMD twice
+WORKDIR rel
+expose 80

@@ -1,0 +1,2 @@
+FROM app
+RUN true

@@ -1,0 +1,2 @@
+FROM debian:bookworm-slim
+COPY --exclude=*.log --exclude=**/node_modules . /src

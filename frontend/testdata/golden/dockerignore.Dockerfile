@@ -1,0 +1,3 @@
+FROM debian:bookworm-slim
+COPY . /src
+COPY ignored.log /x

@@ -1,0 +1,3 @@
+FROM debian:bookworm-slim
+CMD ["lost"]
+ENTRYPOINT exec top -b

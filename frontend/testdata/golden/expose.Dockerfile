@@ -1,0 +1,3 @@
+FROM debian:bookworm-slim
+ARG PORT=8080
+EXPOSE 80 443/tcp 53/udp $PORT 9000-9002

@@ -1,0 +1,3 @@
+FROM service:1
+RUN id
+CMD ["--verbose"]

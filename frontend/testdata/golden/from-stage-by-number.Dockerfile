@@ -1,0 +1,4 @@
+FROM debian:bookworm-slim
+RUN make
+FROM scratch
+COPY --from=0 /out /

@@ -1,0 +1,3 @@
+FROM debian:bookworm-slim
+LABEL one=1 "two words"="a \"b\"" three=$HOME
+LABEL one=again

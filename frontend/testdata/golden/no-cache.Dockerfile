@@ -1,0 +1,4 @@
+FROM debian:bookworm-slim AS one
+RUN first
+FROM one
+RUN second

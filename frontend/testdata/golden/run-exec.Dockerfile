@@ -1,0 +1,2 @@
+FROM debian:bookworm-slim
+RUN ["/bin/echo", "two words", "$HOME"]

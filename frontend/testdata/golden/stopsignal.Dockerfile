@@ -1,0 +1,3 @@
+FROM debian:bookworm-slim
+ARG S=SIGINT
+STOPSIGNAL $S

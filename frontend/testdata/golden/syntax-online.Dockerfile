@@ -1,0 +1,3 @@
+# syntax=docker/dockerfile:1.99
+FROM debian:bookworm-slim
+RUN true

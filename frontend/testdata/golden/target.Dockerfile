@@ -1,0 +1,6 @@
+FROM debian:bookworm-slim AS one
+RUN first
+FROM one AS two
+RUN second
+FROM two
+RUN third
