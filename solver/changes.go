@@ -14,6 +14,7 @@ import (
 
 	controlapi "github.com/moby/buildkit/api/services/control"
 	bkcache "github.com/moby/buildkit/cache"
+	gatewayapi "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/snapshot"
 	"github.com/moby/buildkit/source/local"
@@ -53,6 +54,9 @@ func (s *Solver) Changes(ref string) map[string][]string {
 
 // asked notes the builds that want to know, before their attributes go on to the frontend.
 func (c *changes) asked(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	if inner, ok := req.(*gatewayapi.SolveRequest); ok {
+		delete(inner.FrontendOpt, OptKeyExplain)
+	}
 	solve, ok := req.(*controlapi.SolveRequest)
 	if !ok {
 		return next(ctx, req)

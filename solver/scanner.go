@@ -8,6 +8,7 @@ import (
 
 	controlapi "github.com/moby/buildkit/api/services/control"
 	"github.com/moby/buildkit/frontend/attestations"
+	gatewayapi "github.com/moby/buildkit/frontend/gateway/pb"
 	"google.golang.org/grpc"
 
 	"github.com/gantry-build/gantry/exporter/attest"
@@ -16,6 +17,11 @@ import (
 // ownScanner turns a request for an SBOM that names no scanner of its own into one for ours:
 // BuildKit's is a program in an image from a hub.
 func ownScanner(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	if inner, ok := req.(*gatewayapi.SolveRequest); ok && wantsSBOM(inner.FrontendOpt) {
+		// The client that drives the frontend itself, as buildx does, says it in both requests.
+		maps.DeleteFunc(inner.FrontendOpt, func(k, _ string) bool { return isSBOM(k) })
+		return next(ctx, req)
+	}
 	solve, ok := req.(*controlapi.SolveRequest)
 	if !ok || !wantsSBOM(solve.FrontendAttrs) {
 		return next(ctx, req)
