@@ -52,6 +52,7 @@ func load(t testing.TB, name, platform string) *collector {
 		return data
 	}
 	c.files["dockerfile/Dockerfile"] = read(".Dockerfile")
+	c.files["dockerfile/context"] = []byte("\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03") // the archive that a URL gives
 	if ignore := read(".dockerignore"); ignore != nil {
 		c.files["context/.dockerignore"] = ignore
 	}

@@ -123,6 +123,12 @@ func renderMetadata(b *strings.Builder, md *pb.OpMetadata) {
 	if g := md.GetProgressGroup(); g != nil {
 		fmt.Fprintf(b, "  shown as part of: %q\n", g.Name)
 	}
+	if r := md.GetLinuxResources(); r != nil {
+		fmt.Fprintf(b, "  limits: %s\n", plain(r))
+	}
+	if e := md.GetExportCache(); e != nil {
+		fmt.Fprintf(b, "  cache is exported: %v\n", e.Value)
+	}
 }
 
 // flatten writes a JSON value as lines of "path: value". Lists of plain values are one line.

@@ -1,4 +1,4 @@
-# the base
+# BASE is the base
 ARG BASE=debian:bookworm-slim
 FROM $BASE AS build
 # VERSION is what is built

@@ -1,5 +1,5 @@
 FROM debian:bookworm-slim as mixed
-ENV SECRET_TOKEN=x old
+ENV SECRET_TOKEN=x
 ENV legacy form
 CMD echo $UNDEFINED
 CMD twice

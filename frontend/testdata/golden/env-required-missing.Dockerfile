@@ -1,3 +1,3 @@
 FROM debian:bookworm-slim
 ARG WANTED
-ENV A=${WANTED:?give WANTED}
+ENV A="${WANTED:?give WANTED}"
