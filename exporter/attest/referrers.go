@@ -46,12 +46,14 @@ func Write(ctx context.Context, cs content.Store, g session.Group, atts []export
 	if err != nil {
 		return nil, err
 	}
+	//lint:ignore SA1019 BuildKit takes statements in this form
 	var subjects []intoto.Subject
 	for _, n := range names {
 		pl, err := purl.RefToPURL(packageurl.TypeDocker, n, subject.Platform)
 		if err != nil {
 			return nil, err
 		}
+		//lint:ignore SA1019 BuildKit takes statements in this form
 		subjects = append(subjects, intoto.Subject{Name: pl, Digest: result.ToDigestMap(subject.Digest)})
 	}
 	statements, err := attestation.MakeInTotoStatements(ctx, g, atts, subjects)
@@ -73,6 +75,8 @@ func Write(ctx context.Context, cs content.Store, g session.Group, atts []export
 
 // writeStatement makes an artifact of a statement (OCI image-spec v1.1, manifest.md, "Guidelines for
 // Artifact Usage").
+//
+//lint:ignore SA1019 BuildKit makes statements in this form
 func writeStatement(ctx context.Context, cs content.Store, s intoto.Statement, subject ocispec.Descriptor) (ocispec.Descriptor, error) {
 	said := map[string]string{predicateType: s.PredicateType}
 	dt, err := json.Marshal(s)
