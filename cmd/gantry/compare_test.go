@@ -110,12 +110,12 @@ func report(b *testing.B, name string, rows []row) {
 
 // hub is a registry that stands for Docker's: both sides take the base images from it and push to it.
 type hub struct {
-	b     *testing.B
+	b     testing.TB
 	owner *gantry
 	host  string
 }
 
-func newHub(b *testing.B) *hub {
+func newHub(b testing.TB) *hub {
 	g := newGantry(b)
 	g.base("linux/amd64", "linux/arm/v7")
 	h := &hub{b: b, owner: g, host: g.registry(false)}
@@ -152,7 +152,7 @@ func (h *hub) coldGantry(i int) time.Duration {
 
 // peer is buildkitd, with the emulator registered on the host as it needs.
 type peer struct {
-	b      *testing.B
+	b      testing.TB
 	hub    *hub
 	root   string
 	daemon *exec.Cmd
@@ -218,7 +218,7 @@ func (p *peer) cold(i int) time.Duration {
 }
 
 // registerArm registers the emulator for the whole host, as the peer needs it, and returns the undo.
-func registerArm(b *testing.B) func() {
+func registerArm(b testing.TB) func() {
 	const table = "/proc/sys/fs/binfmt_misc"
 	mounted := false
 	if _, err := os.Stat(table + "/register"); err != nil {
@@ -248,7 +248,7 @@ func registerArm(b *testing.B) func() {
 }
 
 // serving is a build whose last step says when it ended.
-func serving(b *testing.B, i int) string {
+func serving(b testing.TB, i int) string {
 	d := dir(b, map[string]string{"Dockerfile": fmt.Sprintf(`FROM debian:bookworm-slim
 COPY probe /probe
 RUN echo %d; head -c 60000000 /dev/urandom > /blob; date +%%s%%N > /stamp
@@ -265,7 +265,7 @@ CMD ["/probe", "serve", "127.0.0.1:%s", "up"]
 }
 
 // sinceStamp returns the time from the stamp in the container to now.
-func sinceStamp(b *testing.B, now time.Time, stamp string) time.Duration {
+func sinceStamp(b testing.TB, now time.Time, stamp string) time.Duration {
 	n, err := strconv.ParseInt(strings.TrimSpace(stamp), 10, 64)
 	if err != nil {
 		b.Fatal(err)
@@ -285,7 +285,7 @@ func answerGantry(g *gantry, i int) time.Duration {
 	return took
 }
 
-func waitFor(b *testing.B) {
+func waitFor(b testing.TB) {
 	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
 		if out, err := exec.Command("curl", "-fs", "http://127.0.0.1:18099/").Output(); err == nil && strings.HasPrefix(string(out), "up") {
 			return
