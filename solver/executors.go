@@ -12,6 +12,7 @@ import (
 	"github.com/moby/buildkit/executor/resources"
 	resourcestypes "github.com/moby/buildkit/executor/resources/types"
 	"github.com/moby/buildkit/executor/runcexecutor"
+	"github.com/moby/buildkit/solver/llbsolver/cdidevices"
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/moby/buildkit/util/network"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -24,6 +25,8 @@ type executors struct {
 	root      string
 	runc      string
 	networks  map[pb.NetMode]network.Provider
+	dns       *oci.DNSConfig
+	devices   *cdidevices.Manager
 	monitor   *resources.Monitor
 	platforms Platforms
 
@@ -99,6 +102,8 @@ func (e *executors) new(name string, networks map[pb.NetMode]network.Provider) (
 		CommandCandidates: []string{e.runc},
 		ProcessMode:       oci.ProcessSandbox,
 		ResourceMonitor:   e.monitor,
+		DNS:               e.dns,
+		CDIManager:        e.devices,
 	}, networks)
 }
 

@@ -61,7 +61,13 @@ func newWorker(ctx context.Context, o Options, failed *failures, changed *change
 		pb.NetMode_HOST:  network.NewHostProvider(),
 		pb.NetMode_NONE:  network.NewNoneProvider(),
 	}
-	execs := &executors{root: o.Root, runc: o.Runc, networks: networks, monitor: monitor, platforms: o.Platforms}
+	devices, err := stepDevices(o.Config.CDI)
+	if err != nil {
+		return nil, err
+	}
+	execs := &executors{
+		root: o.Root, runc: o.Runc, networks: networks, dns: stepDNS(o.Config.DNS), devices: devices, monitor: monitor, platforms: o.Platforms,
+	}
 	native, err := execs.native()
 	if err != nil {
 		return nil, err
@@ -98,6 +104,7 @@ func newWorker(ctx context.Context, o Options, failed *failures, changed *change
 		MetadataStore:    md,
 		MountPoolRoot:    filepath.Join(o.Root, "cachemounts"),
 		ResourceMonitor:  monitor,
+		CDIManager:       devices,
 	})
 	if err != nil {
 		md.Close()
