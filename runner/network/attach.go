@@ -24,29 +24,34 @@ func (b *Bridge) Attach(ctx context.Context, id string, pid int, ports []Port) (
 		return Endpoint{}, err
 	}
 	defer end()
-	ep, err := b.attach(ctx, id, pid, ports)
-	if err != nil {
+	if err := b.attachProcess(ctx, lease{ID: id, PID: pid, Ports: ports}); err != nil {
 		return Endpoint{}, fmt.Errorf("attaching container %s to network %s: %w", id, b.opts.Name, err)
 	}
+	ep, _ := b.Endpoint(id)
 	return ep, nil
 }
 
-func (b *Bridge) attach(ctx context.Context, id string, pid int, ports []Port) (ep Endpoint, err error) {
-	if !validID.MatchString(id) {
-		return ep, fmt.Errorf("container id %q: want letters, digits, _, . or -", id)
+func (b *Bridge) attachProcess(ctx context.Context, l lease) error {
+	if !validID.MatchString(l.ID) {
+		return fmt.Errorf("container id %q: want letters, digits, _, . or -", l.ID)
 	}
-	sandbox, err := openSandbox(pid)
+	sandbox, err := openSandbox(l.PID)
 	if err != nil {
-		return ep, err
+		return err
 	}
 	defer sandbox.Close()
+	_, err = b.attach(ctx, l, sandbox)
+	return err
+}
+
+// attach returns the lease with what it was given: its address and host ports.
+func (b *Bridge) attach(ctx context.Context, l lease, sandbox *os.File) (_ lease, err error) {
 	bridge, err := b.ensure(ctx)
 	if err != nil {
-		return ep, err
+		return l, err
 	}
-	l, err := b.lease(id, pid, ports)
-	if err != nil {
-		return ep, err
+	if l, err = b.take(l); err != nil {
+		return l, err
 	}
 	defer func() {
 		if err != nil {
@@ -55,13 +60,9 @@ func (b *Bridge) attach(ctx context.Context, id string, pid int, ports []Port) (
 		}
 	}()
 	if err := context.Cause(ctx); err != nil {
-		return ep, err
+		return l, err
 	}
-	if err := b.plug(bridge, l, sandbox); err != nil {
-		return ep, err
-	}
-	ep, _ = b.Endpoint(id)
-	return ep, nil
+	return l, b.plug(bridge, l, sandbox)
 }
 
 // plug connects the sandbox first: a published port never leads into the void.
@@ -81,22 +82,20 @@ func (b *Bridge) plug(bridge *netlink.Bridge, l lease, sandbox *os.File) error {
 	return nil
 }
 
-// lease takes an address and the host ports, and writes both down before anything of the host changes.
-func (b *Bridge) lease(id string, pid int, ports []Port) (lease, error) {
-	if _, attached := b.Endpoint(id); attached {
+// take gives a lease an address and the host ports, and writes both down before anything of the host changes.
+func (b *Bridge) take(l lease) (_ lease, err error) {
+	if _, attached := b.Endpoint(l.ID); attached {
 		return lease{}, ErrAttached
 	}
-	ports, err := b.ports.reserve(id, ports)
-	if err != nil {
+	if l.Ports, err = b.ports.reserve(l.ID, l.Ports); err != nil {
 		return lease{}, err
 	}
-	l := lease{ID: id, Ports: ports, PID: pid}
 	b.mu.Lock()
-	if l.IP, err = b.pool.next(id); err == nil {
-		b.leases[id] = l
+	if l.IP, err = b.pool.next(l.ID); err == nil {
+		b.leases[l.ID] = l
 	}
 	b.mu.Unlock()
-	if err == nil {
+	if err == nil && !l.fleeting {
 		err = b.store.save(l)
 	}
 	if err != nil {
@@ -106,7 +105,7 @@ func (b *Bridge) lease(id string, pid int, ports []Port) (lease, error) {
 	return l, nil
 }
 
-// forget undoes lease.
+// forget undoes take.
 func (b *Bridge) forget(l lease) {
 	b.store.drop(l.ID)
 	b.ports.release(l.ID)

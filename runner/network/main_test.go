@@ -125,16 +125,12 @@ func newSandbox(t testing.TB, flags uintptr) *sandbox {
 
 // do runs f on a thread inside the sandbox; sockets opened by f stay there.
 func (s *sandbox) do(f func() error) error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		err := unix.Setns(int(s.ns.Fd()), unix.CLONE_NEWNET)
-		if err == nil {
-			err = f()
+	return onThread(func() error {
+		if err := unix.Setns(int(s.ns.Fd()), unix.CLONE_NEWNET); err != nil {
+			return err
 		}
-		done <- err
-	}()
-	return <-done
+		return f()
+	})
 }
 
 // dial is net.Dialer.DialContext from inside the sandbox; a nil sandbox is the host.

@@ -11,7 +11,7 @@ import (
 
 // Restore brings the host and the state in line with the containers that really run, after the daemon has restarted
 // or after a firewall was reloaded: those keep their addresses and ports, the leases, rules and veth pairs of all
-// others go. The table is written anew. It may be called at any time and any number of times; Attach and Detach
+// others go, but for the sandboxes of this process. The table is written anew. It may be called at any time and any number of times; Attach and Detach
 // wait for it.
 func (b *Bridge) Restore(ctx context.Context, running []string) error {
 	b.whole.Lock()
@@ -45,7 +45,7 @@ func (b *Bridge) Restore(ctx context.Context, running []string) error {
 // keepOnly forgets the leases of containers that do not run.
 func (b *Bridge) keepOnly(running []string) {
 	for _, l := range b.snapshot() {
-		if !slices.Contains(running, l.ID) {
+		if !l.fleeting && !slices.Contains(running, l.ID) {
 			b.log.Debug("forgetting the lease of a container that is gone", "container", l.ID)
 			b.forget(l)
 		}

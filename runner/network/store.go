@@ -20,6 +20,8 @@ type lease struct {
 	Ports []Port     `json:"ports,omitempty"`
 	PID   int        `json:"pid"`
 	Boot  string     `json:"boot"`
+
+	fleeting bool // ends with this process: never written down, and Restore leaves it alone
 }
 
 // store is the state directory: network.json with the subnet, and leases/ID.json per container, so that an attach
