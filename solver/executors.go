@@ -25,6 +25,7 @@ type executors struct {
 	root      string
 	runc      string
 	networks  map[pb.NetMode]network.Provider
+	proxy     network.ProxyProvider
 	dns       *oci.DNSConfig
 	devices   *cdidevices.Manager
 	monitor   *resources.Monitor
@@ -39,7 +40,7 @@ func (e *executors) native() (executor.Executor, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.plain == nil {
-		plain, err := e.new("native", e.networks)
+		plain, err := e.new("native", e.networks, e.proxy)
 		if err != nil {
 			return nil, err
 		}
@@ -71,7 +72,7 @@ func (e *executors) forPlatform(p *pb.Platform) (executor.Executor, error) {
 	for mode, np := range e.networks {
 		wrapped[mode] = emulatedProvider{np, platform, e.platforms}
 	}
-	x, err := e.new(name, wrapped)
+	x, err := e.new(name, wrapped, emulatedProxy{e.proxy, platform, e.platforms})
 	if err != nil {
 		return nil, err
 	}
@@ -96,7 +97,7 @@ func (a announcing) Run(ctx context.Context, id string, root executor.Mount, mou
 	return a.Executor.Run(ctx, id, root, mounts, process, started)
 }
 
-func (e *executors) new(name string, networks map[pb.NetMode]network.Provider) (executor.Executor, error) {
+func (e *executors) new(name string, networks map[pb.NetMode]network.Provider, proxy network.ProxyProvider) (executor.Executor, error) {
 	return runcexecutor.New(runcexecutor.Opt{
 		Root:              filepath.Join(e.root, "executor", name),
 		CommandCandidates: []string{e.runc},
@@ -104,6 +105,7 @@ func (e *executors) new(name string, networks map[pb.NetMode]network.Provider) (
 		ResourceMonitor:   e.monitor,
 		DNS:               e.dns,
 		CDIManager:        e.devices,
+		ProxyProvider:     proxy,
 	}, networks)
 }
 
@@ -131,6 +133,34 @@ type emulatedNamespace struct {
 
 func (n emulatedNamespace) Set(s *specs.Spec) error {
 	if err := n.Namespace.Set(s); err != nil {
+		return err
+	}
+	_, err := n.p.platforms.Edit(n.p.platform, s)
+	return err
+}
+
+// emulatedProxy is emulatedProvider for the steps of a build with BuildKit's proxy.
+type emulatedProxy struct {
+	network.ProxyProvider
+	platform  ocispec.Platform
+	platforms Platforms
+}
+
+func (p emulatedProxy) NewProxy(ctx context.Context, c *network.ProxyConfig) (network.ProxyNamespace, error) {
+	ns, err := p.ProxyProvider.NewProxy(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	return emulatedProxyNamespace{ns, p}, nil
+}
+
+type emulatedProxyNamespace struct {
+	network.ProxyNamespace
+	p emulatedProxy
+}
+
+func (n emulatedProxyNamespace) Set(s *specs.Spec) error {
+	if err := n.ProxyNamespace.Set(s); err != nil {
 		return err
 	}
 	_, err := n.p.platforms.Edit(n.p.platform, s)

@@ -15,6 +15,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/containerd/containerd/v2/defaults"
 	"github.com/moby/buildkit/cache/remotecache"
@@ -32,11 +34,11 @@ import (
 	"github.com/moby/buildkit/solver/bboltcachestorage"
 	"github.com/moby/buildkit/util/db/boltutil"
 	"github.com/moby/buildkit/util/grpcerrors"
+	"github.com/moby/buildkit/util/leaseutil"
 	"github.com/moby/buildkit/util/tracing"
 	"github.com/moby/buildkit/util/tracing/detect"
 	bkversion "github.com/moby/buildkit/version"
 	"github.com/moby/buildkit/worker"
-	"github.com/moby/buildkit/worker/base"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	bolt "go.etcd.io/bbolt"
@@ -47,7 +49,6 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/gantry-build/gantry/cache"
-	"github.com/gantry-build/gantry/exporter/attest"
 	dockerfile "github.com/gantry-build/gantry/frontend"
 )
 
@@ -71,9 +72,24 @@ type Options struct {
 	Config    *config.Config // buildkitd.toml's settings
 	Version   string         // gantry's own
 
-	// Image makes the image exporter out of BuildKit's own.
-	Image func(stock exporter.Exporter, w *base.Worker, sm *session.Manager) exporter.Exporter
-	Scan  attest.Scan // makes SBOMs
+	// Sandbox makes the network namespace of a step that shares none with the host. It is called
+	// from many goroutines, and not after Close.
+	Sandbox func(context.Context) (Sandbox, error)
+
+	// Exporter gives the exporter of a name that stands in for BuildKit's own.
+	Exporter func(Exporting) exporter.Exporter
+	// Request sees what a client asks for before BuildKit does; it may change it.
+	Request grpc.UnaryServerInterceptor
+}
+
+// Exporting is what an exporter is made of.
+type Exporting struct {
+	Name     string            // BuildKit's: image, oci, local, ...
+	Stock    exporter.Exporter // BuildKit's own
+	Content  content.Store
+	Images   images.Store
+	Leases   *leaseutil.Manager
+	Sessions *session.Manager
 }
 
 // Solver is a started BuildKit.
@@ -158,6 +174,7 @@ func (s *Solver) start(ctx context.Context, o Options) error {
 		},
 		CacheManager:   bksolver.NewCacheManager(ctx, "local", steps, worker.NewCacheResultStorage(s.worker)),
 		Entitlements:   o.Config.Entitlements,
+		ProxyNetwork:   o.Config.ProxyNetwork,
 		HistoryDB:      history,
 		HistoryConfig:  o.Config.History,
 		CacheStore:     steps,
@@ -171,7 +188,7 @@ func (s *Solver) start(ctx context.Context, o Options) error {
 	}
 	s.Server = grpc.NewServer(
 		grpc.StatsHandler(tracing.ServerStatsHandler(otelgrpc.WithTracerProvider(tracer), otelgrpc.WithPropagators(propagation.TraceContext{}))),
-		grpc.ChainUnaryInterceptor(reclaiming(o.Store), s.failures.named, s.changes.asked, ownScanner, grpcerrors.UnaryServerInterceptor),
+		grpc.ChainUnaryInterceptor(reclaiming(o.Store), s.failures.named, s.changes.asked, o.Request, grpcerrors.UnaryServerInterceptor),
 		grpc.ChainStreamInterceptor(s.failures.pruned, grpcerrors.StreamServerInterceptor),
 		grpc.MaxRecvMsgSize(defaults.DefaultMaxRecvMsgSize),
 		grpc.MaxSendMsgSize(defaults.DefaultMaxSendMsgSize),

@@ -3,6 +3,7 @@ package solver_test
 import (
 	"cmp"
 	"context"
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
@@ -14,11 +15,10 @@ import (
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/cmd/buildkitd/config"
 	"github.com/moby/buildkit/exporter"
-	"github.com/moby/buildkit/session"
-	"github.com/moby/buildkit/worker/base"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/tonistiigi/fsutil"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/test/bufconn"
 
 	"github.com/gantry-build/gantry/cache"
@@ -55,8 +55,13 @@ func start(t testing.TB) *bench {
 	s, err := solver.Start(ctx, solver.Options{
 		Root: root + "/solver", Store: store, Runc: "/bin/true", Platforms: native{}, Config: &config.Config{},
 		Hosts: trust.New(trust.Options{Root: root}).Hosts,
-		Image: func(stock exporter.Exporter, w *base.Worker, _ *session.Manager) exporter.Exporter {
-			return image.New(image.Options{Stock: stock, Store: store, Content: w.ContentStore(), Images: w.ImageStore, Leases: w.LeaseManager()})
+		Sandbox: func(context.Context) (solver.Sandbox, error) { return nil, errors.New("no step runs in these tests") },
+		Request: func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) { return next(ctx, req) },
+		Exporter: func(e solver.Exporting) exporter.Exporter {
+			if e.Name != client.ExporterImage {
+				return e.Stock
+			}
+			return image.New(image.Options{Stock: e.Stock, Store: store, Content: e.Content, Images: e.Images, Leases: e.Leases})
 		},
 	})
 	if err != nil {

@@ -24,7 +24,6 @@ import (
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/moby/buildkit/util/disk"
 	"github.com/moby/buildkit/util/leaseutil"
-	"github.com/moby/buildkit/util/network"
 	"github.com/moby/buildkit/worker"
 	"github.com/moby/buildkit/worker/base"
 	wlabel "github.com/moby/buildkit/worker/label"
@@ -32,7 +31,6 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/gantry-build/gantry/cache"
-	"github.com/gantry-build/gantry/exporter/attest"
 )
 
 // exporterMoby is how Docker's clients call the exporter into the builder's own image store
@@ -43,8 +41,7 @@ const exporterMoby = "moby"
 // exported and how a local directory is read.
 type gantryWorker struct {
 	*base.Worker
-	image    func(exporter.Exporter, *base.Worker, *session.Manager) exporter.Exporter
-	scan     attest.Scan
+	exporter func(Exporting) exporter.Exporter
 	execs    *executors
 	failures *failures
 }
@@ -55,18 +52,17 @@ func newWorker(ctx context.Context, o Options, failed *failures, changed *change
 	if err != nil {
 		return nil, err
 	}
-	// Not netproviders.Providers: that one makes a CA for its proxy first, 100-260 ms.
-	networks := map[pb.NetMode]network.Provider{
-		pb.NetMode_UNSET: network.NewHostProvider(),
-		pb.NetMode_HOST:  network.NewHostProvider(),
-		pb.NetMode_NONE:  network.NewNoneProvider(),
+	networks, networkMode, err := stepNetworks(o)
+	if err != nil {
+		return nil, err
 	}
+	proxy := newStepProxy(networks)
 	devices, err := stepDevices(o.Config.CDI)
 	if err != nil {
 		return nil, err
 	}
 	execs := &executors{
-		root: o.Root, runc: o.Runc, networks: networks, dns: stepDNS(o.Config.DNS), devices: devices, monitor: monitor, platforms: o.Platforms,
+		root: o.Root, runc: o.Runc, networks: networks, proxy: proxy, dns: stepDNS(o.Config.DNS), devices: devices, monitor: monitor, platforms: o.Platforms,
 	}
 	native, err := execs.native()
 	if err != nil {
@@ -85,12 +81,13 @@ func newWorker(ctx context.Context, o Options, failed *failures, changed *change
 		ID:   id,
 		Root: o.Root,
 		Labels: map[string]string{
-			wlabel.Executor: "oci", wlabel.Snapshotter: cache.Snapshotter, wlabel.Network: "host", wlabel.Hostname: hostname(),
+			wlabel.Executor: "oci", wlabel.Snapshotter: cache.Snapshotter, wlabel.Network: networkMode, wlabel.Hostname: hostname(),
 		},
 		Platforms:        o.Platforms.Platforms(),
 		GCPolicy:         gcPolicy(o),
 		BuildkitVersion:  client.BuildkitVersion{Package: "github.com/moby/buildkit", Version: BuildkitVersion},
 		NetworkProviders: networks,
+		ProxyProvider:    proxy,
 		Executor:         native,
 		Snapshotter:      containerdsnapshot.NewSnapshotter(cache.Snapshotter, db.Snapshotter(cache.Snapshotter), cache.Namespace, nil),
 		ContentStore:     cs,
@@ -113,7 +110,7 @@ func newWorker(ctx context.Context, o Options, failed *failures, changed *change
 	if err := registerLocal(bw, changed); err != nil {
 		return nil, err
 	}
-	return &gantryWorker{Worker: bw, image: o.Image, scan: o.Scan, execs: execs, failures: failed}, nil
+	return &gantryWorker{Worker: bw, exporter: o.Exporter, execs: execs, failures: failed}, nil
 }
 
 // Platforms implements worker.Worker. What runs here is known; BuildKit's own would start a program
@@ -129,17 +126,16 @@ func (w *gantryWorker) Exporter(name string, sm *session.Manager) (exporter.Expo
 	if err != nil {
 		return nil, err
 	}
-	if name == client.ExporterImage {
-		exp = w.image(exp, w.Worker, sm)
-	}
-	return attest.New(exp, w.scan), nil
+	return w.exporter(Exporting{
+		Name: name, Stock: exp, Content: w.ContentStore(), Images: w.ImageStore, Leases: w.LeaseManager(), Sessions: sm,
+	}), nil
 }
 
 // ResolveOp implements worker.Worker: a step's executor follows from its platform. What base.Worker
 // does for exec ops (worker/base/worker.go, v0.34.2) is said again here with another executor.
 func (w *gantryWorker) ResolveOp(v bksolver.Vertex, s frontend.FrontendLLBBridge, sm *session.Manager, proxy worker.ProxyOpt) (bksolver.Op, error) {
 	op, ok := v.Sys().(*pb.Op)
-	if !ok || proxy.Network {
+	if !ok {
 		return w.Worker.ResolveOp(v, s, sm, proxy)
 	}
 	step, ok := op.Op.(*pb.Op_Exec)
@@ -150,12 +146,16 @@ func (w *gantryWorker) ResolveOp(v bksolver.Vertex, s frontend.FrontendLLBBridge
 	if err != nil {
 		return nil, err
 	}
+	proxied := proxy.Network && step.Exec.Network != pb.NetMode_NONE
+	if proxied && proxy.Policy != nil {
+		exec = governed{exec, proxy.Policy}
+	}
 	var limits *pb.LinuxResources
 	if m, ok := v.Options().Metadata.(*linuxresources.Metadata); ok && m != nil {
 		limits = m.LinuxResources
 	}
 	cm, exec := w.failures.watchStep(v, step.Exec, op.Platform, limits, w.CacheMgr, exec)
-	return ops.NewExecOp(v, step, op.Platform, cm, w.ParallelismSem, sm, exec, w, limits, false)
+	return ops.NewExecOp(v, step, op.Platform, cm, w.ParallelismSem, sm, exec, w, limits, proxied)
 }
 
 // gcPolicy keeps the build cache below a share of the disk; no policy would keep everything.

@@ -14,10 +14,9 @@ import (
 	"time"
 
 	"github.com/containerd/platforms"
+	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/cmd/buildkitd/config"
 	"github.com/moby/buildkit/exporter"
-	"github.com/moby/buildkit/session"
-	"github.com/moby/buildkit/worker/base"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sync/errgroup"
@@ -26,6 +25,7 @@ import (
 	"github.com/gantry-build/gantry/api"
 	"github.com/gantry-build/gantry/cache"
 	"github.com/gantry-build/gantry/cache/shim"
+	"github.com/gantry-build/gantry/exporter/attest"
 	"github.com/gantry-build/gantry/exporter/image"
 	"github.com/gantry-build/gantry/exporter/sbom"
 	"github.com/gantry-build/gantry/exporter/transfer"
@@ -90,12 +90,15 @@ func openDaemon(ctx context.Context, at *place, log *slog.Logger) (_ *daemon, er
 	if err := d.openStore(ctx, bin, runc); err != nil {
 		return nil, err
 	}
+	if err := d.openNetwork(ctx); err != nil {
+		return nil, err
+	}
 	trusted := trust.New(trust.Options{Root: at.Root(), Static: cfg.Registries, Log: log})
 	var eg errgroup.Group // the one restores containers while the other opens databases
 	eg.Go(func() error { return d.openSolver(ctx, cfg, runc, trusted) })
 	eg.Go(func() error { return d.openRunner(ctx) })
 	err = eg.Wait()
-	d.closers = append(d.closers, d.closeNetwork, d.closeRunner, d.closeSolver)
+	d.closers = append(d.closers, d.closeRunner, d.closeSolver)
 	if err != nil {
 		return nil, err
 	}
@@ -195,11 +198,14 @@ func linkTo(program, link string) (string, error) {
 func (d *daemon) openSolver(ctx context.Context, cfg *config.Config, runc string, trusted *trust.Store) (err error) {
 	d.solver, err = solver.Start(ctx, solver.Options{
 		Root: filepath.Join(d.at.Root(), "solver"), Store: d.store, Runc: runc, Config: cfg, Version: Version,
-		Platforms: emulation{d.qemu}, Hosts: trusted.Hosts, Scan: listSoftware,
-		Image: func(stock exporter.Exporter, w *base.Worker, sm *session.Manager) exporter.Exporter {
-			return image.New(image.Options{
-				Stock: stock, Store: d.store, Content: w.ContentStore(), Images: w.ImageStore, Leases: w.LeaseManager(), Sessions: sm, Hosts: trusted.Hosts,
-			})
+		Platforms: emulation{d.qemu}, Hosts: trusted.Hosts, Sandbox: d.sandbox, Request: attest.OwnScanner,
+		Exporter: func(e solver.Exporting) exporter.Exporter {
+			if e.Name == client.ExporterImage {
+				e.Stock = image.New(image.Options{
+					Stock: e.Stock, Store: d.store, Content: e.Content, Images: e.Images, Leases: e.Leases, Sessions: e.Sessions, Hosts: trusted.Hosts,
+				})
+			}
+			return attest.New(e.Stock, listSoftware)
 		},
 	})
 	return err
@@ -234,16 +240,19 @@ func (e emulation) Edit(p ocispec.Platform, s *specs.Spec) (string, error) {
 	return strings.TrimSpace(filepath.Base(way.Emulator) + " " + way.Version), way.Edit(s)
 }
 
-func (d *daemon) openRunner(ctx context.Context) error {
+func (d *daemon) openNetwork(ctx context.Context) (err error) {
 	bridge, table := "gantry0", "gantry"
 	if m := d.at.mark(); m != "" {
 		bridge, table = "gty-"+m, "gantry_"+m
 	}
-	var err error
 	d.network, err = network.Open(ctx, network.Options{Name: bridge, Table: table, State: filepath.Join(d.at.Root(), "network")})
-	if err != nil {
-		return err
+	if err == nil {
+		d.closers = append(d.closers, d.closeNetwork)
 	}
+	return err
+}
+
+func (d *daemon) openRunner(ctx context.Context) (err error) {
 	d.runner, err = runner.Start(ctx, runner.Options{
 		Root: d.at.Root(), State: filepath.Join(d.at.State(), "runner"), Store: d.store, Qemu: d.qemu, Network: d.network, Log: d.log,
 	})
@@ -273,11 +282,18 @@ func (d *daemon) closeRunner() {
 	}
 }
 
+// sandbox is the containers' network as the solver sees it: as with Docker, a step is on the same
+// bridge as containers that ask for no other.
+func (d *daemon) sandbox(ctx context.Context) (solver.Sandbox, error) {
+	s, err := d.network.NewSandbox(ctx)
+	if err != nil {
+		return nil, err // not a nil *network.Sandbox in an interface
+	}
+	return s, nil
+}
+
 // closeNetwork leaves the host as it was when no container needs the bridge any more.
 func (d *daemon) closeNetwork() {
-	if d.network == nil {
-		return
-	}
 	if d.runner != nil && d.runner.Running() == 0 {
 		if err := d.network.Remove(context.Background()); err != nil {
 			d.log.Warn("the bridge network could not be removed", "error", err)

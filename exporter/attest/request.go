@@ -1,4 +1,4 @@
-package solver
+package attest
 
 import (
 	"context"
@@ -10,13 +10,11 @@ import (
 	"github.com/moby/buildkit/frontend/attestations"
 	gatewayapi "github.com/moby/buildkit/frontend/gateway/pb"
 	"google.golang.org/grpc"
-
-	"github.com/gantry-build/gantry/exporter/attest"
 )
 
-// ownScanner turns a request for an SBOM that names no scanner of its own into one for ours:
+// OwnScanner is an interceptor of BuildKit's API that turns a request for an SBOM that names no scanner of its own into one for ours:
 // BuildKit's is a program in an image from a hub.
-func ownScanner(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+func OwnScanner(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 	if inner, ok := req.(*gatewayapi.SolveRequest); ok && wantsSBOM(inner.FrontendOpt) {
 		// The client that drives the frontend itself, as buildx does, says it in both requests.
 		maps.DeleteFunc(inner.FrontendOpt, func(k, _ string) bool { return isSBOM(k) })
@@ -31,13 +29,13 @@ func ownScanner(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc
 		if e.Attrs == nil {
 			e.Attrs = map[string]string{}
 		}
-		e.Attrs[attest.OptKeySBOM] = "true"
+		e.Attrs[OptKeySBOM] = "true"
 	}
 	if solve.ExporterDeprecated != "" {
 		if solve.ExporterAttrsDeprecated == nil {
 			solve.ExporterAttrsDeprecated = map[string]string{}
 		}
-		solve.ExporterAttrsDeprecated[attest.OptKeySBOM] = "true"
+		solve.ExporterAttrsDeprecated[OptKeySBOM] = "true"
 	}
 	return next(ctx, req)
 }
