@@ -14,7 +14,7 @@ import (
 const childVar = "_GANTRY_QEMU_CHILD"
 
 const (
-	taskTable = "table" // make the table, send it to the parent, end
+	taskTable = "table" // make the table, send it to the parent, become the maker of network namespaces
 	taskExec  = "exec"  // make the table, become the command
 )
 
@@ -29,7 +29,7 @@ const (
 	stepExec     = "exec"
 )
 
-// childSocket is where the child finds its end of the socket.
+// childSocket is where the child, and makerCode, find their end of the socket.
 const childSocket = 3
 
 type request struct {
@@ -75,9 +75,16 @@ func child(r request) int {
 		fmt.Fprintf(os.Stderr, "gantry: qemu: answering the parent: %v\n", err)
 		return 125
 	}
-	if r.Task != taskExec || rep.Step != "" || len(rep.Failed) > 0 {
+	switch {
+	case rep.Step != "":
+		return 0
+	case r.Task == taskTable:
+		fmt.Fprintf(os.Stderr, "no network namespaces for emulated programs: %v\n", stay())
+		return 125
+	case len(rep.Failed) > 0:
 		return 0
 	}
+	unix.Close(childSocket)
 	return become(r.Argv)
 }
 
@@ -145,9 +152,7 @@ func send(r reply, table int) error {
 		defer unix.Close(user)
 		rights = unix.UnixRights(user, table)
 	}
-	err = unix.Sendmsg(childSocket, text, rights, nil, 0)
-	unix.Close(childSocket)
-	return err
+	return unix.Sendmsg(childSocket, text, rights, nil, 0)
 }
 
 // become replaces the process by a command found in PATH.

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // ExecEmulated runs a command of the host, with this process's standard streams
@@ -55,6 +57,7 @@ func execInside(ctx context.Context, entries []registration, argv []string) (int
 	if err != nil {
 		return 0, err
 	}
+	defer unix.Close(n.socket)
 	if n.err != nil {
 		_ = cmd.Wait() // its own words are in n.err
 		return 0, n.err

@@ -22,6 +22,7 @@ import (
 type namespace struct {
 	user   *os.File
 	table  *os.File
+	maker  *maker            // nil: no one makes network namespaces in it
 	failed map[string]string // entries not taken, by architecture
 }
 
@@ -30,25 +31,33 @@ func (n *namespace) path() string {
 	return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), n.user.Fd())
 }
 
-func (n *namespace) Close() error { return errors.Join(n.user.Close(), n.table.Close()) }
+func (n *namespace) Close() error {
+	err := errors.Join(n.user.Close(), n.table.Close())
+	if n.maker != nil {
+		err = errors.Join(err, n.maker.Close())
+	}
+	return err
+}
 
 func (linux) table(ctx context.Context, entries []registration) (*namespace, error) {
 	var stderr bytes.Buffer
-	cmd, err := inside(ctx, request{Task: taskTable, Entries: entries})
+	// The process stays: ctx ends the question, not the answer.
+	cmd, err := inside(context.WithoutCancel(ctx), request{Task: taskTable, Entries: entries})
 	if err != nil {
 		return nil, err
 	}
 	cmd.Stderr = &stderr
+	cmd.SysProcAttr.Setsid = true // a terminal's Ctrl-C is for the daemon
 	n, err := begin(cmd)
 	if err != nil {
 		return nil, err
 	}
-	if werr := cmd.Wait(); werr != nil && n.err == nil {
-		n.err = werr
-	}
+	m := &maker{socket: n.socket, cmd: cmd, stderr: &stderr}
 	if n.err != nil {
+		_ = m.Close()
 		return nil, fmt.Errorf("%w %s", n.err, strings.TrimSpace(stderr.String()))
 	}
+	n.maker = m
 	return n.namespace, nil
 }
 
@@ -113,10 +122,11 @@ func identity(file string) ([]syscall.SysProcIDMap, error) {
 }
 
 // outcome is a started child's answer: a namespace, or why there is none. The
-// child is to be waited for in either case.
+// child is to be waited for, and the socket to be closed, in either case.
 type outcome struct {
 	*namespace
-	err error
+	socket int
+	err    error
 }
 
 // begin starts the child and takes its answer. An error means that no child runs.
@@ -126,16 +136,16 @@ func begin(cmd *exec.Cmd) (outcome, error) {
 		return outcome{}, fmt.Errorf("socketpair: %w", err)
 	}
 	theirs := os.NewFile(uintptr(pair[1]), "child")
-	defer unix.Close(pair[0])
 	cmd.ExtraFiles = []*os.File{theirs}
 	err = cmd.Start()
 	// Ours must be closed before reading, or the end of a dead child never shows.
 	theirs.Close()
 	if err != nil {
+		unix.Close(pair[0])
 		return outcome{}, explain(stepClone, err)
 	}
 	n, err := receive(pair[0])
-	return outcome{n, err}, nil
+	return outcome{n, pair[0], err}, nil
 }
 
 func receive(socket int) (*namespace, error) {

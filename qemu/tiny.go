@@ -16,8 +16,16 @@ func tiny(arch string) []byte {
 		"arm":   {0x01, 0x70, 0xa0, 0xe3, 0x00, 0x00, 0xa0, 0xe3, 0x00, 0x00, 0x00, 0xef}, // mov r7,#1; mov r0,#0; svc #0
 		"arm64": {0xa8, 0x0b, 0x80, 0xd2, 0x00, 0x00, 0x80, 0xd2, 0x01, 0x00, 0x00, 0xd4}, // mov x8,#93; mov x0,#0; svc #0
 	}[arch]
+	if code == nil {
+		return nil
+	}
+	return program(arch, code)
+}
+
+// program makes an executable of an architecture's machine code; nil for an architecture that is unknown.
+func program(arch string, code []byte) []byte {
 	t, ok := targetFor(arch)
-	if !ok || code == nil {
+	if !ok {
 		return nil
 	}
 	if t.class == elf.ELFCLASS32 {

@@ -245,7 +245,9 @@ func (d *daemon) openNetwork(ctx context.Context) (err error) {
 	if m := d.at.mark(); m != "" {
 		bridge, table = "gty-"+m, "gantry_"+m
 	}
-	d.network, err = network.Open(ctx, network.Options{Name: bridge, Table: table, State: filepath.Join(d.at.Root(), "network")})
+	d.network, err = network.Open(ctx, network.Options{
+		Name: bridge, Table: table, State: filepath.Join(d.at.Root(), "network"), Namespace: d.qemu.NewNetwork,
+	})
 	if err == nil {
 		d.closers = append(d.closers, d.closeNetwork)
 	}

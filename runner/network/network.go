@@ -16,6 +16,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"regexp"
 	"sync"
@@ -28,6 +29,10 @@ type Options struct {
 	Subnet netip.Prefix // addresses of the network; zero: a free one is chosen once and kept in State
 	State  string       // directory of the leases, made when missing
 	MTU    int          // zero: the MTU of the device of the host's default route
+
+	// Namespace makes the network namespace of a sandbox, one that emulated programs own; its caller
+	// closes it. Where it is nil or fails, sandboxes belong to the host's user namespace.
+	Namespace func() (*os.File, error)
 }
 
 // Port is one published port. A zero HostIP (or 0.0.0.0) means every address of the host; a zero HostPort asks for

@@ -32,7 +32,7 @@ func (b *Bridge) NewSandbox(ctx context.Context) (_ *Sandbox, err error) {
 			err = fmt.Errorf("making a sandbox on network %s: %w", b.opts.Name, err)
 		}
 	}()
-	ns, err := newNamespace()
+	ns, err := b.newNamespace()
 	if err != nil {
 		return nil, err
 	}
@@ -61,8 +61,8 @@ func (s *Sandbox) DialContext(ctx context.Context, network, addr string) (conn n
 	// outside the sandbox.
 	d := net.Dialer{FallbackDelay: -1}
 	inside := onThread(func() error {
-		if err := unix.Setns(int(s.ns.Fd()), unix.CLONE_NEWNET); err != nil {
-			return fmt.Errorf("entering a sandbox: %w", err)
+		if err := enter(s.ns); err != nil {
+			return err
 		}
 		conn, err = d.DialContext(ctx, network, addr)
 		return err
@@ -75,27 +75,49 @@ func (s *Sandbox) Close() error {
 	return errors.Join(s.bridge.Detach(context.Background(), s.lease.ID), s.ns.Close())
 }
 
-// openToAll are the settings with which Docker's containers let every user bind low ports and ping.
-var openToAll = map[string]string{
-	"/proc/sys/net/ipv4/ip_unprivileged_port_start": "0",
-	"/proc/sys/net/ipv4/ping_group_range":           "0 2147483647",
-}
-
 // newNamespace returns a network namespace in which nothing is but loopback.
-func newNamespace() (ns *os.File, err error) {
+func (b *Bridge) newNamespace() (ns *os.File, err error) {
+	if b.opts.Namespace != nil {
+		if ns, err = b.opts.Namespace(); err != nil {
+			b.log.Debug("a sandbox has a network namespace that emulated programs don't own", "reason", err)
+		}
+	}
 	err = onThread(func() error {
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		if ns != nil {
+			err = enter(ns)
+		} else if err = unix.Unshare(unix.CLONE_NEWNET); err == nil {
+			ns, err = os.Open("/proc/thread-self/ns/net")
+		}
+		if err != nil {
 			return fmt.Errorf("making a network namespace: %w", err)
 		}
-		for path, value := range openToAll {
-			if _, err := setSysctl(path, value); err != nil && !errors.Is(err, os.ErrNotExist) {
-				return err
-			}
-		}
-		ns, err = os.Open("/proc/thread-self/ns/net")
-		return err
+		return openToAll() // never in the host's
 	})
+	if err != nil && ns != nil {
+		ns.Close()
+	}
 	return ns, err
+}
+
+func enter(ns *os.File) error {
+	if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("entering a sandbox: %w", err)
+	}
+	return nil
+}
+
+// openToAll lets every user of this thread's network namespace bind low ports and ping, as Docker's
+// containers do.
+func openToAll() error {
+	for path, value := range map[string]string{
+		"/proc/sys/net/ipv4/ip_unprivileged_port_start": "0",
+		"/proc/sys/net/ipv4/ping_group_range":           "0 2147483647",
+	} {
+		if _, err := setSysctl(path, value); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 // onThread calls f on a thread that may leave the host's network namespace, and brings it back.

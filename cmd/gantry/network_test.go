@@ -1,0 +1,85 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// A step has a network of its own: nothing of the host's loopback answers, two platforms can listen on
+// one port, and an emulated step may do there what a native one may.
+func TestStepNetwork(t *testing.T) {
+	g := newGantry(t)
+	g.base("linux/amd64", "linux/arm/v7")
+	port, abstract := hostServers(t)
+	reach := fmt.Sprintf(`RUN perl -MSocket -e 'socket(S, PF_INET, SOCK_STREAM, 0); print connect(S, pack_sockaddr_in(%s, inet_aton("127.0.0.1"))) ? "loopback answers\n" : "loopback is silent\n"; \
+	socket(U, PF_UNIX, SOCK_STREAM, 0); print connect(U, pack_sockaddr_un("\0%s")) ? "abstract answers\n" : "abstract is silent\n"'
+`, port, abstract)
+	text := "FROM debian:bookworm-slim\n" + reach + `RUN perl -MSocket -e 'socket(S, PF_INET, SOCK_STREAM, 0) && bind(S, pack_sockaddr_in(80, INADDR_ANY)) && listen(S, 1) or die $!; sleep 3'
+RUN perl -MSocket -e 'socket(S, PF_INET, SOCK_RAW, 1) or die "raw socket: $!"'
+RUN setpriv --reuid 1234 --regid 1234 --clear-groups perl -MSocket -e 'socket(S, PF_INET, SOCK_DGRAM, 1) or die "ping: $!"; socket(T, PF_INET, SOCK_STREAM, 0) && bind(T, pack_sockaddr_in(81, INADDR_ANY)) or die "port 81: $!"'
+RUN test "$(tail -n +3 /proc/net/dev | cut -d: -f1 | tr -d ' ' | sort | paste -sd,)" = eth0,lo
+RUN --network=none test "$(tail -n +3 /proc/net/dev | cut -d: -f1 | tr -d ' ' | paste -sd,)" = lo
+`
+	_, log, err := g.try("build", "--platform", both, "--no-cache", dir(t, map[string]string{"Dockerfile": text}))
+	if err != nil {
+		t.Fatalf("%v\n%s", err, tail(log, 40))
+	}
+	if strings.Count(log, " loopback is silent") != 2 || strings.Count(log, " abstract is silent") != 2 {
+		t.Errorf("both platforms should find nothing of the host:\n%s", log)
+	}
+
+	host := dir(t, map[string]string{"Dockerfile": "FROM debian:bookworm-slim\n" + strings.Replace(reach, "RUN", "RUN --network=host", 1)})
+	g.fails([]string{"network.host"}, "build", host)
+	_, log, err = g.try("build", "--allow", "network.host", "--platform", both, "--no-cache", host)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, tail(log, 40))
+	}
+	if strings.Count(log, " loopback answers") != 2 {
+		t.Errorf("with the entitlement both platforms are on the host's network:\n%s", log)
+	}
+
+	cfg := filepath.Join(t.TempDir(), "gantry.toml")
+	if err := os.WriteFile(cfg, []byte("[worker.oci]\nnetworkMode = \"host\"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	g.run("daemon", "stop")
+	_, log, err = g.try("--config", cfg, "build", "--no-cache", dir(t, map[string]string{"Dockerfile": "FROM debian:bookworm-slim\n" + reach}))
+	if err != nil || strings.Count(log, " loopback answers") != 1 {
+		t.Errorf("networkMode = host: %v\n%s", err, log)
+	}
+	g.run("daemon", "stop")
+	if err := os.WriteFile(cfg, []byte("[worker.oci]\nnetworkMode = \"cni\"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	g.fails([]string{"networkMode", "bridge"}, "--config", cfg, "build", host)
+}
+
+// hostServers listen on the host's loopback and on an abstract socket.
+func hostServers(t *testing.T) (port, abstract string) {
+	t.Helper()
+	abstract = "gantry-test-" + fmt.Sprint(os.Getpid())
+	for _, address := range [][2]string{{"tcp", "127.0.0.1:0"}, {"unix", "@" + abstract}} {
+		l, err := net.Listen(address[0], address[1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { l.Close() })
+		if a, ok := l.Addr().(*net.TCPAddr); ok {
+			port = fmt.Sprint(a.Port)
+		}
+		go func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				c.Close()
+			}
+		}()
+	}
+	return port, abstract
+}
