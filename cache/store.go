@@ -31,6 +31,8 @@ import (
 	"github.com/containerd/containerd/v2/plugins/services"
 	"github.com/containerd/plugin"
 	"github.com/containerd/ttrpc"
+
+	"github.com/gantry-build/gantry/internal/state"
 )
 
 const (
@@ -65,8 +67,10 @@ type Store struct {
 
 // Start opens the store and returns when it is ready. The caller holds Lock on the data root.
 func Start(ctx context.Context, o Options) (*Store, error) {
-	for dir, mode := range map[string]os.FileMode{o.Root: 0o711, o.State: 0o711} {
-		if err := os.MkdirAll(dir, mode); err != nil {
+	// containerd makes files and directories below that everybody may write (plugins/content/local/store.go,
+	// v2.4.2), as the daemon's umask is 0.
+	for _, dir := range []string{o.Root, o.State} {
+		if err := state.Private(dir); err != nil {
 			return nil, err
 		}
 	}

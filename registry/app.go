@@ -12,6 +12,7 @@ import (
 
 	"github.com/distribution/distribution/v3/configuration"
 	"github.com/distribution/distribution/v3/registry/handlers"
+
 	// The "filesystem" storage driver registers itself on import.
 	_ "github.com/distribution/distribution/v3/registry/storage/driver/filesystem"
 
@@ -32,8 +33,10 @@ func prepareRoot(root string) error {
 		return errors.New("the registry needs a directory for its data; give it a root")
 	}
 	data := filepath.Join(root, dataDir)
-	if err := os.MkdirAll(data, 0o755); err != nil {
-		return explainWrite(root, err)
+	for _, dir := range []string{root, data} {
+		if err := state.Private(dir); err != nil {
+			return explainWrite(root, err)
+		}
 	}
 	probe := filepath.Join(root, ".probe")
 	if err := state.Write(probe, []byte("can this be written?\n"), 0o600); err != nil {

@@ -16,7 +16,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -26,10 +25,12 @@ import (
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
 	"github.com/gantry-build/gantry/cache"
+	"github.com/gantry-build/gantry/internal/state"
 	"github.com/gantry-build/gantry/qemu"
 	"github.com/gantry-build/gantry/runner/network"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // images is what a runner asks of the one store.
@@ -98,7 +99,7 @@ func Start(ctx context.Context, o Options) (*Manager, error) {
 	base := namespaces.WithNamespace(context.WithoutCancel(ctx), cache.Namespace)
 	m.ctx, m.stop = context.WithCancel(base)
 	for _, dir := range []string{m.containersDir(), m.volumes.dir, m.fifoDir()} {
-		if err := os.MkdirAll(dir, 0o711); err != nil {
+		if err := state.Private(dir); err != nil {
 			return nil, fmt.Errorf("runner: %w", err)
 		}
 	}

@@ -6,8 +6,18 @@ import (
 	"github.com/moby/buildkit/cmd/buildkitd/config"
 	"github.com/moby/buildkit/executor/oci"
 	"github.com/moby/buildkit/solver/llbsolver/cdidevices"
+	"github.com/moby/buildkit/util/entitlements"
 	"tags.cncf.io/container-device-interface/pkg/cdi"
 )
+
+// entitled are the entitlements that clients may use: those of the configuration's insecure-entitlements,
+// or else the ones that dockerd gives when its configuration is silent (moby/v2, getEntitlements).
+func entitled(c *config.Config) []string {
+	if c.Entitlements != nil {
+		return c.Entitlements
+	}
+	return []string{string(entitlements.EntitlementNetworkHost), string(entitlements.EntitlementDevice)}
+}
 
 // stepDNS is what the configuration's [dns] puts into the steps' resolv.conf.
 func stepDNS(c *config.DNSConfig) *oci.DNSConfig {

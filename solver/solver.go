@@ -173,7 +173,7 @@ func (s *Solver) start(ctx context.Context, o Options) error {
 			"local":    localremotecache.ResolveCacheImporterFunc(s.Sessions),
 		},
 		CacheManager:   bksolver.NewCacheManager(ctx, "local", steps, worker.NewCacheResultStorage(s.worker)),
-		Entitlements:   o.Config.Entitlements,
+		Entitlements:   entitled(o.Config),
 		ProxyNetwork:   o.Config.ProxyNetwork,
 		HistoryDB:      history,
 		HistoryConfig:  o.Config.History,

@@ -111,6 +111,9 @@ func prepareDirs(at *place) error {
 	if err := os.MkdirAll(at.State(), 0o711); err != nil {
 		return err
 	}
+	if err := closeRoot(at.Root()); err != nil {
+		return err
+	}
 	tmp := filepath.Join(at.Root(), "tmp")
 	if err := solver.UnmountBelow(tmp); err != nil {
 		return err
@@ -122,6 +125,30 @@ func prepareDirs(at *place) error {
 		return err
 	}
 	return os.Setenv("TMPDIR", tmp)
+}
+
+// closeRoot lets no other user into what is in the data root, whichever version has made it.
+func closeRoot(root string) error {
+	entries, err := os.ReadDir(root)
+	if err != nil {
+		return err
+	}
+	if err := os.Chmod(root, 0o711); err != nil {
+		return err
+	}
+	for _, e := range entries {
+		mode := os.FileMode(0o600)
+		if e.IsDir() {
+			mode = 0o700
+		}
+		if e.Type()&os.ModeSymlink != 0 {
+			continue // the user's: it leads to a place of the user's own choice
+		}
+		if err := os.Chmod(filepath.Join(root, e.Name()), mode); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func loadConfig(at *place) (*config.Config, error) {

@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -87,7 +86,7 @@ func (s *Store) TrustCA(host string, pemText []byte) error {
 		return fmt.Errorf("trusting %s: %w", clean, err)
 	}
 	dir := filepath.Join(s.o.Root, certsDir, clean)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := state.Private(dir); err != nil {
 		return fmt.Errorf("trusting %s: %w", clean, err)
 	}
 	if err := state.Write(filepath.Join(dir, "ca.crt"), canonical, 0o644); err != nil {

@@ -37,7 +37,7 @@ func (s *Store) setHTTP(name string, http bool) error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(s.o.Root, 0o755); err != nil {
+	if err := os.MkdirAll(s.o.Root, 0o711); err != nil {
 		return fmt.Errorf("making the data root: %w", err)
 	}
 	unlock, err := state.Lock(filepath.Join(s.o.Root, stateFile+".lock"))
@@ -61,7 +61,7 @@ func (s *Store) setHTTP(name string, http bool) error {
 	if err != nil {
 		return fmt.Errorf("encoding %s: %w", stateFile, err)
 	}
-	return state.Write(filepath.Join(s.o.Root, stateFile), append(data, '\n'), 0o644)
+	return state.Write(filepath.Join(s.o.Root, stateFile), append(data, '\n'), 0o600)
 }
 
 // marks reads registries.json; it is never nil without an error.

@@ -10,6 +10,8 @@ import (
 	"syscall"
 
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/gantry-build/gantry/internal/state"
 )
 
 func (b bundle) extract(dir, name string) (string, error) {
@@ -36,7 +38,7 @@ func (p Program) unpackedAt(path string) bool {
 // unpackAlone holds the program's lock. Whoever waited for it finds the program
 // there, and whoever gets it finds only the leavings of the dead.
 func (b bundle) unpackAlone(dir, home string, p Program) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := state.Private(dir); err != nil {
 		return err
 	}
 	lock, err := os.OpenFile(filepath.Join(dir, "."+p.Name+".lock"), os.O_RDWR|os.O_CREATE, 0o600)

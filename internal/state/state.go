@@ -53,6 +53,15 @@ func syncDir(dir string) error {
 	return nil
 }
 
+// Private makes dir, and what is missing above it, and lets no one but its owner into it, whatever the
+// umask is and whoever made it before.
+func Private(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	return os.Chmod(dir, 0o700)
+}
+
 // Lock takes the exclusive flock of path, made when missing, and waits for
 // whoever holds it; holders in the same process exclude each other too. The
 // returned function gives it back. The kernel drops the lock of a process that

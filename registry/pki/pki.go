@@ -17,7 +17,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -87,7 +86,7 @@ func Open(o Options) (*Authority, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(o.Dir, 0o755); err != nil {
+	if err := state.Private(o.Dir); err != nil {
 		return nil, fmt.Errorf("making the certificate directory: %w", err)
 	}
 	a := &Authority{o: o, extra: extra}
