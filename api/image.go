@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -39,10 +40,7 @@ func (i *Images) inspect(w http.ResponseWriter, r *http.Request, name string) er
 	if err != nil {
 		return err
 	}
-	all, err := i.Store.Manifests(ctx, rec)
-	if err != nil {
-		return err
-	}
+	all := i.platforms(ctx, rec)
 	img := preferred(all)
 	if p != nil {
 		img = nil
@@ -203,12 +201,10 @@ func (i *Images) remove(w http.ResponseWriter, r *http.Request, name string) err
 	}
 	out := []image.DeleteResponse{}
 	for _, g := range gone {
-		if err := is.Delete(ctx, g.Name, images.SynchronousDelete()); err != nil {
+		if err := i.untag(ctx, g); err != nil {
 			return err
 		}
-		if tags, _ := names([]images.Image{g}); len(tags) > 0 {
-			out = append(out, image.DeleteResponse{Untagged: tags[0]})
-		}
+		out = append(out, untagged(g)...)
 	}
 	if len(gone) == len(same) {
 		out = append(out, image.DeleteResponse{Deleted: id.String()})
@@ -216,37 +212,16 @@ func (i *Images) remove(w http.ResponseWriter, r *http.Request, name string) err
 	return writeJSON(w, http.StatusOK, out)
 }
 
-func byID(name, id string) bool {
-	return strings.HasPrefix("sha256:"+id, name) || strings.HasPrefix(id, name)
+// untag deletes a name as long as it points to what the record says: one that has moved meanwhile is
+// another image's, and as good as deleted.
+func (i *Images) untag(ctx context.Context, rec images.Image) error {
+	err := i.Store.Client.ImageService().Delete(ctx, rec.Name, images.SynchronousDelete(), images.DeleteTarget(&rec.Target))
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
+	return err
 }
 
-func (i *Images) prune(w http.ResponseWriter, r *http.Request) error {
-	ctx := in(r.Context())
-	f, err := parseFilters(r)
-	if err != nil {
-		return err
-	}
-	is := i.Store.Client.ImageService()
-	records, err := is.List(ctx)
-	if err != nil {
-		return err
-	}
-	all := f.has("dangling", "false") || f.has("dangling", "0")
-	report := image.PruneReport{ImagesDeleted: []image.DeleteResponse{}}
-	for _, rec := range records {
-		if (!all && !isDangling(rec.Name)) || len(i.Users(rec.Target.Digest.String())) > 0 {
-			continue
-		}
-		if found, err := i.Store.Manifests(ctx, rec); err == nil {
-			for _, img := range found {
-				content, unpacked := i.Store.Size(ctx, img)
-				report.SpaceReclaimed += uint64(content + unpacked)
-			}
-		}
-		if err := is.Delete(ctx, rec.Name, images.SynchronousDelete()); err != nil {
-			return err
-		}
-		report.ImagesDeleted = append(report.ImagesDeleted, image.DeleteResponse{Deleted: rec.Target.Digest.String()})
-	}
-	return writeJSON(w, http.StatusOK, report)
+func byID(name, id string) bool {
+	return strings.HasPrefix("sha256:"+id, name) || strings.HasPrefix(id, name)
 }

@@ -102,10 +102,7 @@ func (i *Images) list(w http.ResponseWriter, r *http.Request) error {
 	}
 	out := []image.Summary{}
 	for _, id := range order {
-		s, err := i.summary(ctx, byTarget[id], flag(r, "manifests"))
-		if err != nil {
-			return err
-		}
+		s := i.summary(ctx, byTarget[id], flag(r, "manifests"))
 		if matches(s, filters) {
 			out = append(out, s)
 		}
@@ -134,7 +131,7 @@ func names(records []images.Image) (tags, digests []string) {
 
 func isDangling(name string) bool { return strings.HasPrefix(name, exporter.DanglingPrefix+"@") }
 
-func (i *Images) summary(ctx context.Context, records []images.Image, manifests bool) (image.Summary, error) {
+func (i *Images) summary(ctx context.Context, records []images.Image, manifests bool) image.Summary {
 	rec := records[0]
 	tags, digests := names(records)
 	s := image.Summary{
@@ -142,10 +139,7 @@ func (i *Images) summary(ctx context.Context, records []images.Image, manifests 
 		Created: rec.CreatedAt.Unix(), Labels: map[string]string{}, Descriptor: &rec.Target,
 		SharedSize: -1, Containers: int64(len(i.Users(rec.Target.Digest.String()))),
 	}
-	all, err := i.Store.Manifests(ctx, rec)
-	if err != nil {
-		return s, err
-	}
+	all := i.platforms(ctx, rec)
 	if pick := preferred(all); pick != nil {
 		if pick.Config.Created != nil {
 			s.Created = pick.Config.Created.Unix()
@@ -161,7 +155,7 @@ func (i *Images) summary(ctx context.Context, records []images.Image, manifests 
 			s.Manifests = append(s.Manifests, m)
 		}
 	}
-	return s, nil
+	return s
 }
 
 // preferred is the platform that stands for an image of many: this machine's, or the first.

@@ -104,6 +104,7 @@ func (s *Store) Open(ctx context.Context, ref string, p *ocispec.Platform) (*Ima
 }
 
 // Manifests lists the platforms of a local image whose manifest and config are here, in index order.
+// The error names what can't be read; the platforms that can are returned with it.
 func (s *Store) Manifests(ctx context.Context, record images.Image) ([]*Image, error) {
 	ctx = namespaces.WithNamespace(ctx, Namespace)
 	cs := s.Client.ContentStore()
@@ -116,6 +117,7 @@ func (s *Store) Manifests(ctx context.Context, record images.Image) ([]*Image, e
 		targets = idx.Manifests
 	}
 	var all []*Image
+	var broken []error
 	for _, t := range targets {
 		if t.Annotations["vnd.docker.reference.type"] == "attestation-manifest" {
 			continue
@@ -125,12 +127,13 @@ func (s *Store) Manifests(ctx context.Context, record images.Image) ([]*Image, e
 			continue // a platform that was never pulled
 		}
 		if err != nil {
-			return nil, err
+			broken = append(broken, fmt.Errorf("image %s: %w", familiar(record.Name), err))
+			continue
 		}
 		img.Name, img.Target = record.Name, record.Target
 		all = append(all, img)
 	}
-	return all, nil
+	return all, errors.Join(broken...)
 }
 
 func readManifest(ctx context.Context, cs content.Provider, desc ocispec.Descriptor) (*Image, error) {
@@ -166,10 +169,7 @@ func readJSON(ctx context.Context, cs content.Provider, desc ocispec.Descriptor,
 }
 
 func (s *Store) choose(ctx context.Context, record images.Image, p *ocispec.Platform) (*Image, error) {
-	all, err := s.Manifests(ctx, record)
-	if err != nil {
-		return nil, err
-	}
+	all, broken := s.Manifests(ctx, record)
 	match := platforms.Default()
 	if p != nil {
 		match = platforms.Only(*p)
@@ -182,6 +182,9 @@ func (s *Store) choose(ctx context.Context, record images.Image, p *ocispec.Plat
 	}
 	if best == nil && p == nil && len(all) == 1 {
 		best = all[0]
+	}
+	if best == nil && broken != nil {
+		return nil, broken
 	}
 	if best == nil {
 		return nil, noPlatform(record.Name, all, p)

@@ -1,0 +1,203 @@
+package api
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/moby/moby/api/types/image"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/gantry-build/gantry/cache"
+	"github.com/gantry-build/gantry/internal/need"
+)
+
+// shelf is the image half of the API over a store of its own.
+type shelf struct {
+	*Images
+	t *testing.T
+}
+
+func newShelf(t *testing.T) shelf {
+	need.Root(t)
+	dir, err := os.MkdirTemp("/tmp", "") // short: sockets lie below it
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	s, err := cache.Start(t.Context(), cache.Options{Root: dir + "/r", State: dir + "/s", Shim: "/bin/false", Runc: "/bin/false"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	return shelf{&Images{Store: s, Users: func(string) []string { return nil }}, t}
+}
+
+func (s shelf) blob(media string, v any) ocispec.Descriptor {
+	s.t.Helper()
+	data, ok := v.([]byte)
+	if !ok {
+		data, _ = json.Marshal(v)
+	}
+	d := ocispec.Descriptor{MediaType: media, Digest: digest.FromBytes(data), Size: int64(len(data))}
+	ctx, done, err := s.Store.Client.WithLease(in(s.t.Context()))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { _ = done(in(s.t.Context())) }) // kept until the test ends: it has its own order
+	if err := content.WriteBlob(ctx, s.Store.Client.ContentStore(), d.Digest.String(), bytes.NewReader(data), d); err != nil {
+		s.t.Fatal(err)
+	}
+	return d
+}
+
+// image is a manifest without layers whose config has labels.
+func (s shelf) image(labels map[string]string) ocispec.Descriptor {
+	cfg := ocispec.Image{Platform: ocispec.Platform{OS: "linux", Architecture: "amd64"}}
+	cfg.Config.Labels = labels
+	return s.blob(ocispec.MediaTypeImageManifest, ocispec.Manifest{
+		MediaType: ocispec.MediaTypeImageManifest, Config: s.blob(ocispec.MediaTypeImageConfig, cfg),
+	})
+}
+
+func (s shelf) name(name string, target ocispec.Descriptor) images.Image {
+	s.t.Helper()
+	is := s.Store.Client.ImageService()
+	rec, err := is.Create(in(s.t.Context()), images.Image{Name: "docker.io/library/" + name, Target: target})
+	if err != nil {
+		rec, err = is.Update(in(s.t.Context()), images.Image{Name: "docker.io/library/" + name, Target: target})
+	}
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return rec
+}
+
+func (s shelf) names() (all []string) {
+	s.t.Helper()
+	records, err := s.Store.Client.ImageService().List(in(s.t.Context()))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for _, r := range records {
+		all = append(all, strings.TrimPrefix(r.Name, "docker.io/library/"))
+	}
+	slices.Sort(all)
+	return all
+}
+
+func (s shelf) prunes(filters string) (image.PruneReport, error) {
+	w := httptest.NewRecorder()
+	r := httptest.NewRequestWithContext(s.t.Context(), "POST", "/images/prune?filters="+url.QueryEscape(filters), nil)
+	err := s.prune(w, r)
+	var report image.PruneReport
+	_ = json.Unmarshal(w.Body.Bytes(), &report)
+	return report, err
+}
+
+func TestPruneHeedsItsFilters(t *testing.T) {
+	for filters, left := range map[string]string{
+		``:                       "[plain:1 red:1 redblue:1]",
+		`{"dangling":["true"]}`:  "[plain:1 red:1 redblue:1]",
+		`{"dangling":["false"]}`: "[]",
+		`{"dangling":["false"],"until":["240h"]}`:                  "[plain:1 red:1 redblue:1]",
+		`{"dangling":["false"],"until":["0s"]}`:                    "[]",
+		`{"dangling":["false"],"label":["red"]}`:                   "[plain:1]",
+		`{"dangling":["false"],"label":["red","blue=1"]}`:          "[plain:1 red:1]",
+		`{"dangling":["false"],"label":["blue=2"]}`:                "[plain:1 red:1 redblue:1]",
+		`{"dangling":["false"],"label!":["red"]}`:                  "[red:1 redblue:1]",
+		`{"dangling":{"false":true},"label!":{"blue":true}}`:       "[redblue:1]",
+		`{"dangling":["false"],"label":["red"],"label!":["blue"]}`: "[plain:1 redblue:1]",
+	} {
+		t.Run(filters, func(t *testing.T) {
+			s := newShelf(t)
+			s.name("plain:1", s.image(nil))
+			s.name("red:1", s.image(map[string]string{"red": ""}))
+			s.name("redblue:1", s.image(map[string]string{"red": "", "blue": "1"}))
+			report, err := s.prunes(filters)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := fmt.Sprint(s.names()); got != left {
+				t.Errorf("left are %s, want %s (%+v)", got, left, report)
+			}
+		})
+	}
+	s := newShelf(t)
+	for _, bad := range []string{`{"dangling":["perhaps"]}`, `{"until":["yesterday"]}`, `{"colour":["red"]}`, `{`} {
+		if _, err := s.prunes(bad); err == nil {
+			t.Errorf("%s was accepted", bad)
+		}
+	}
+}
+
+func TestPruneKeepsWhatContainersUse(t *testing.T) {
+	s := newShelf(t)
+	used := s.name("used:1", s.image(map[string]string{"a": ""})).Target.Digest.String()
+	s.name("free:1", s.image(nil))
+	s.name("free:2", s.image(nil))
+	s.Users = func(target string) []string {
+		if target == used {
+			return []string{"c"}
+		}
+		return nil
+	}
+	report, err := s.prunes(`{"dangling":["false"]}`)
+	if err != nil || fmt.Sprint(s.names()) != "[used:1]" {
+		t.Errorf("left are %v, %v", s.names(), err)
+	}
+	if len(report.ImagesDeleted) != 3 || report.ImagesDeleted[2].Deleted == "" || report.ImagesDeleted[0].Untagged != "free:1" {
+		t.Errorf("two names and one image should be gone: %+v", report.ImagesDeleted)
+	}
+}
+
+// Between looking a name up and deleting it, the name may have come to mean another image.
+func TestMovedNameIsNotDeleted(t *testing.T) {
+	s := newShelf(t)
+	old := s.name("app:1", s.image(nil))
+	s.name("app:1", s.image(map[string]string{"new": ""}))
+	if err := s.untag(in(t.Context()), old); err != nil {
+		t.Fatal(err)
+	}
+	if got := fmt.Sprint(s.names()); got != "[app:1]" {
+		t.Errorf("left are %s", got)
+	}
+}
+
+// Broken images are listed beside the whole ones, and can be removed.
+func TestBrokenImagesAreListed(t *testing.T) {
+	s := newShelf(t)
+	s.name("whole:1", s.image(nil))
+	s.name("garbage:1", s.blob(ocispec.MediaTypeImageManifest, []byte("{")))
+	s.name("half:1", s.blob(ocispec.MediaTypeImageIndex, ocispec.Index{Manifests: []ocispec.Descriptor{
+		s.image(map[string]string{"half": ""}), s.blob(ocispec.MediaTypeImageManifest, []byte("[")),
+	}}))
+	s.name("gone:1", ocispec.Descriptor{MediaType: ocispec.MediaTypeImageIndex, Digest: digest.FromString("gone"), Size: 4})
+	w := httptest.NewRecorder()
+	if err := s.list(w, httptest.NewRequestWithContext(t.Context(), "GET", "/images/json", nil)); err != nil {
+		t.Fatal(err)
+	}
+	var all []image.Summary
+	if err := json.Unmarshal(w.Body.Bytes(), &all); err != nil || len(all) != 4 {
+		t.Fatalf("%d images, %v", len(all), err)
+	}
+	for _, a := range all {
+		if a.RepoTags[0] == "half:1" && a.Labels["half"] != "" {
+			t.Errorf("the whole platform of half:1 is not shown: %+v", a)
+		}
+	}
+	for _, name := range []string{"garbage:1", "gone:1", "half:1"} {
+		if err := s.remove(httptest.NewRecorder(), httptest.NewRequestWithContext(t.Context(), "DELETE", "/images/x", nil), name); err != nil {
+			t.Errorf("removing %s: %v", name, err)
+		}
+	}
+}
