@@ -13,7 +13,8 @@ import (
 // response knows whether something was written, after which an error can't be an answer any more.
 type response struct {
 	http.ResponseWriter
-	wrote bool
+	wrote    bool
+	hijacked bool
 }
 
 func (w *response) WriteHeader(status int) {
@@ -40,7 +41,7 @@ func (w *response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if !ok {
 		return nil, nil, http.ErrNotSupported
 	}
-	w.wrote = true
+	w.wrote, w.hijacked = true, true
 	return h.Hijack()
 }
 
@@ -55,8 +56,11 @@ func (r *Router) serve(rw http.ResponseWriter, req *http.Request, h HandlerFunc)
 	if status >= http.StatusInternalServerError && req.Context().Err() == nil {
 		r.log.Error("request failed", "method", req.Method, "path", req.URL.Path, "error", err)
 	}
-	if w.wrote {
+	if w.hijacked {
 		return
+	}
+	if w.wrote {
+		panic(http.ErrAbortHandler) // half a body must not end as a whole one does
 	}
 	if status == http.StatusNotModified {
 		w.WriteHeader(status)

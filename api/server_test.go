@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+
 	"github.com/gantry-build/gantry/runner"
 )
 
@@ -57,7 +58,7 @@ func TestRouter(t *testing.T) {
 		{"GET", "/nowhere", 404, `{"message":"page not found"}`}, {"POST", "/_ping", 404, `{"message":"page not found"}`}, {"GET", "/v1.44/nowhere", 404, ""},
 		{"GET", "/vx/_ping", 404, ""}, {"GET", "/v1.44", 404, ""},
 		{"GET", "/v1.44/named/docker.io/library/x:1", 200, "docker.io/library/x:1"}, {"GET", "/named/v1.44/x", 200, "v1.44/x"},
-		{"GET", "/late", 200, "begun"}, {"GET", "/containers/nobody/json", 404, `{"message":"No such container: nobody"}`},
+		{"GET", "/containers/nobody/json", 404, `{"message":"No such container: nobody"}`},
 	} {
 		w := get(h, x.method, x.path)
 		body := strings.TrimSpace(w.Body.String())
@@ -68,6 +69,21 @@ func TestRouter(t *testing.T) {
 			w.Header().Get("Server") != "Gantry/1.2.3 (linux)" {
 			t.Errorf("%s: %v", x.path, w.Header())
 		}
+	}
+}
+
+// An error after the first byte can't change the status: the client sees a body that is cut off, and no
+// connection is used again.
+func TestLateErrors(t *testing.T) {
+	s := httptest.NewServer(handler())
+	defer s.Close()
+	resp, err := http.Get(s.URL + "/late")
+	if err != nil {
+		return // the connection went before the status came
+	}
+	defer resp.Body.Close()
+	if body, err := io.ReadAll(resp.Body); err == nil {
+		t.Errorf("%d %q came as if whole", resp.StatusCode, body)
 	}
 }
 

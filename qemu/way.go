@@ -39,8 +39,8 @@ const keeper = "/dev/.binfmt"
 // Edit changes the OCI spec of a container so that it runs this way: it joins the
 // user namespace and keeps the table alive. A /sys of its own stays one only when
 // the runtime also makes the network namespace, because the kernel lets no one
-// else mount sysfs; otherwise it becomes a bind of the host's. Nothing changes
-// when Namespace is empty, and editing twice is editing once, so a stored spec
+// else mount sysfs; otherwise it becomes a bind of the host's. The same goes for
+// /proc and the process namespace. Nothing changes when Namespace is empty, and editing twice is editing once, so a stored spec
 // can be brought up to date.
 //
 // The error says that the spec asks for another user namespace, in which no
@@ -56,8 +56,11 @@ func (w Way) Edit(s *specs.Spec) error {
 		return err
 	}
 	keepTable(s)
-	if !makesNetwork(s.Linux) {
+	if !makes(s.Linux, specs.NetworkNamespace) {
 		bindSys(s.Mounts)
+	}
+	if !makes(s.Linux, specs.PIDNamespace) {
+		bindProc(s)
 	}
 	return nil
 }
@@ -95,10 +98,24 @@ func keepTable(s *specs.Spec) {
 	s.Linux.MaskedPaths = append(s.Linux.MaskedPaths, keeper)
 }
 
-func makesNetwork(l *specs.Linux) bool {
-	return slices.ContainsFunc(l.Namespaces, func(n specs.LinuxNamespace) bool {
-		return n.Type == specs.NetworkNamespace && n.Path == ""
-	})
+func makes(l *specs.Linux, kind specs.LinuxNamespaceType) bool {
+	return slices.ContainsFunc(l.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == kind && n.Path == "" })
+}
+
+// bindProc binds the host's /proc in place of a new one, which the kernel mounts only for the owner of the
+// process namespace. With it come the mounts below, and the host's binfmt_misc, which the container's root
+// could write, is masked.
+func bindProc(s *specs.Spec) {
+	const table = "/proc/sys/fs/binfmt_misc"
+	for i, m := range s.Mounts {
+		if m.Type != "proc" {
+			continue
+		}
+		s.Mounts[i] = specs.Mount{Destination: m.Destination, Type: "bind", Source: "/proc", Options: []string{"rbind", "nosuid", "noexec", "nodev"}}
+		if !slices.Contains(s.Linux.MaskedPaths, table) {
+			s.Linux.MaskedPaths = append(s.Linux.MaskedPaths, table)
+		}
+	}
 }
 
 func bindSys(mounts []specs.Mount) {

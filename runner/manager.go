@@ -64,6 +64,9 @@ type Options struct {
 	Qemu    Emulation
 	Network Network
 	Log     *slog.Logger
+
+	// Resumed says that the daemon before has ended by itself, on the same boot, as nothing ran.
+	Resumed bool
 }
 
 // Manager keeps the containers of one data root. All methods are safe for concurrent use.

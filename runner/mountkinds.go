@@ -54,11 +54,12 @@ func (m *Manager) volumeMount(r spec.MountRequest) (p MountPoint, err error) {
 		return p, err
 	}
 	if o.Subpath != "" {
-		sub, err := subpath(p.Source, o.Subpath)
+		f, err := openSubpath(p.Source, o.Subpath)
 		if err != nil {
 			return p, err
 		}
-		p.Mount.Source = sub
+		f.Close()
+		p.Subpath = o.Subpath
 	}
 	if o.NoCopy || o.Subpath != "" {
 		p.Mode = "nocopy"

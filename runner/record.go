@@ -7,9 +7,10 @@ import (
 	"path/filepath"
 	"time"
 
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
 	"github.com/gantry-build/gantry/runner/network"
 	"github.com/gantry-build/gantry/runner/spec"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/gantry-build/gantry/internal/state"
 )
@@ -78,6 +79,7 @@ type MountPoint struct {
 	Mode        string `json:",omitempty"` // options as the user wrote them
 	RW          bool
 	Propagation string     `json:",omitempty"`
+	Subpath     string     `json:",omitempty"` // of the volume, looked up at each start
 	Anonymous   bool       `json:",omitempty"` // the volume belongs to the container
 	Mount       spec.Mount // for the runtime
 }

@@ -19,6 +19,7 @@ type found struct {
 	c    *container
 	run  *run // nil when no process lives
 	exit <-chan client.ExitStatus
+	lost error // why it can't be told; a process may live
 
 	died bool // a run ended that nobody has booked
 	code int
@@ -36,58 +37,67 @@ func (m *Manager) restore(ctx context.Context) error {
 	var g errgroup.Group
 	g.SetLimit(8) // each asks a shim, which asks runc
 	for i, c := range all {
-		g.Go(func() (err error) {
-			results[i], err = m.look(scoped(ctx), c)
-			return err
+		g.Go(func() error {
+			results[i] = m.look(scoped(ctx), c)
+			return nil
 		})
 	}
-	if err := g.Wait(); err != nil {
-		return err
-	}
+	_ = g.Wait()
 	var onBridge []string
 	for _, f := range results {
-		if f.run != nil && f.c.record().HostConfig.NetworkMode == "bridge" {
+		if (f.run != nil || f.lost != nil) && f.c.record().HostConfig.NetworkMode == "bridge" {
 			onBridge = append(onBridge, f.c.id)
 		}
 	}
 	if err := m.o.Network.Restore(ctx, onBridge); err != nil {
 		return err
 	}
+	m.sweepPipes()
+	m.sweepSubpaths()
 	for _, f := range results {
 		m.takeUp(f)
 	}
-	m.sweepPipes()
 	m.watchOOM()
 	return nil
 }
 
-// load reads the records. A directory without one is half a create or half a removal, and goes.
+// load reads the records. A directory without one is half a create or half a removal, and goes, once
+// all are read that may share a volume with it.
 func (m *Manager) load(ctx context.Context) ([]*container, error) {
 	entries, err := os.ReadDir(m.containersDir())
 	if err != nil {
 		return nil, err
 	}
 	var all []*container
+	cutOff := map[string]Record{} // removals, by directory
+	unread := 0
 	for _, e := range entries {
 		dir := filepath.Join(m.containersDir(), e.Name())
 		rec, err := readRecord(dir)
 		if errors.Is(err, os.ErrNotExist) || err == nil && rec.State.Removing {
-			m.log.Info("finishing a removal that was cut off", "container", e.Name())
-			if err := m.finishRemoval(ctx, dir, rec); err != nil {
-				m.log.Error("finishing a removal", "container", e.Name(), "error", err)
-			}
+			cutOff[dir] = rec
 			continue
 		}
 		if err == nil {
 			var c *container
 			if c, err = newContainer(dir, rec); err == nil {
+				m.mu.Lock()
 				m.byID[rec.ID], m.names[rec.Name] = c, rec.ID
+				m.mu.Unlock()
 				all = append(all, c)
 				continue
 			}
 		}
 		// One unreadable record must not keep all other containers down.
+		unread++
 		m.log.Error("container is left out: its record can't be read; remove its directory to forget it", "dir", dir, "error", err)
+	}
+	for dir, rec := range cutOff {
+		m.log.Info("finishing a removal that was cut off", "container", filepath.Base(dir))
+		// What can't be read may use any volume.
+		if err := m.finishRemoval(ctx, dir, rec, unread == 0); err != nil {
+			m.log.Error("finishing a removal", "container", filepath.Base(dir), "error", err)
+		}
 	}
 	return all, m.dropOrphans(ctx)
 }
@@ -96,17 +106,17 @@ func (m *Manager) load(ctx context.Context) ([]*container, error) {
 func (m *Manager) sweepPipes() {
 	dirs, _ := os.ReadDir(m.fifoDir())
 	for _, d := range dirs {
-		if m.byID[d.Name()] == nil {
+		if _, err := m.find(d.Name()); errdefs.IsNotFound(err) {
 			_ = os.RemoveAll(filepath.Join(m.fifoDir(), d.Name()))
 		}
 	}
 }
 
-func (m *Manager) finishRemoval(ctx context.Context, dir string, rec Record) error {
+func (m *Manager) finishRemoval(ctx context.Context, dir string, rec Record, volumes bool) error {
 	if err := m.removeTask(ctx, filepath.Base(dir)); err != nil {
 		return err
 	}
-	m.dropVolumes(rec, rec.HostConfig.AutoRemove)
+	m.dropVolumes(rec, volumes && rec.HostConfig.AutoRemove)
 	return os.RemoveAll(dir)
 }
 
@@ -128,8 +138,14 @@ func (m *Manager) dropOrphans(ctx context.Context) error {
 	return nil
 }
 
-// look finds out whether a container's process lives, and takes up its pipes if so.
-func (m *Manager) look(ctx context.Context, c *container) (found, error) {
+// lookTimeout is how long a shim may take to tell about its container.
+const lookTimeout = 10 * time.Second
+
+// look finds out whether a container's process lives, and takes up its pipes if so. One of which that
+// can't be told keeps no other from being taken up.
+func (m *Manager) look(ctx context.Context, c *container) found {
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
 	f := found{c: c, at: time.Now()}
 	rec := c.record()
 	cont, err := m.client.LoadContainer(ctx, c.id)
@@ -143,16 +159,19 @@ func (m *Manager) look(ctx context.Context, c *container) (found, error) {
 		} else {
 			f.code = exitUnknown
 		}
-		return f, nil
+		return f
 	}
-	if err != nil {
-		return f, fmt.Errorf("container %s: %w", c.id, err)
-	}
-	return f, nil
+	f.lost = err
+	return f
 }
 
-func (m *Manager) lookTask(ctx context.Context, cont client.Container, f *found) error {
+func (m *Manager) lookTask(ctx context.Context, cont client.Container, f *found) (err error) {
 	var pipes *stdio
+	defer func() {
+		if err != nil && pipes != nil {
+			pipes.release()
+		}
+	}()
 	task, err := cont.Task(ctx, func(set *cio.FIFOSet) (cio.IO, error) {
 		var err error
 		pipes, err = openStdio(filepath.Join(m.fifoDir(), f.c.id), set.Config, f.c.streams)
@@ -194,6 +213,8 @@ func (m *Manager) lookTask(ctx context.Context, cont client.Container, f *found)
 func (m *Manager) takeUp(f found) {
 	c := f.c
 	switch {
+	case f.lost != nil:
+		m.lost(c, f.lost)
 	case f.run != nil:
 		c.mu.Lock()
 		c.run = f.run
@@ -217,12 +238,26 @@ func (m *Manager) takeUp(f found) {
 	}
 }
 
+// lost books a container that can't be taken up. It is not started again, as its process may live; its
+// removal kills that.
+func (m *Manager) lost(c *container, cause error) {
+	m.log.Error("a container can't be taken up; remove it with rm -f", "container", c.id, "error", cause)
+	err := c.update(func(r *Record) {
+		r.State.Running, r.State.Restarting, r.State.Paused, r.State.Pid = false, false, false, 0
+		r.State.Error = fmt.Sprintf("the daemon could not take the container up: %v", cause)
+	})
+	if err != nil {
+		m.log.Error("writing the record of a container that can't be taken up", "container", c.id, "error", err)
+	}
+}
+
 // bootPolicy starts a container that did not run when the last daemon ended, if its policy says so:
-// always means also after a stop by hand, once the daemon is a new one.
+// always means also after a stop by hand, once the daemon is a new one. A daemon that went because it
+// was idle and came back with the next command is no new one to anybody.
 func (m *Manager) bootPolicy(c *container) {
 	rec := c.record()
 	p := rec.HostConfig.RestartPolicy.Name
-	wanted := p == "always" || p == "unless-stopped" && !rec.ManuallyStopped || rec.State.Restarting
+	wanted := p == "always" && !(m.o.Resumed && rec.ManuallyStopped) || p == "unless-stopped" && !rec.ManuallyStopped || rec.State.Restarting
 	if !wanted || rec.State.StartedAt.IsZero() {
 		if rec.HostConfig.AutoRemove && rec.State.Status() == "exited" {
 			m.background(func() { m.autoRemove(c) })

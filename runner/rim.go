@@ -11,10 +11,11 @@ import (
 	"github.com/containerd/containerd/v2/pkg/cap"
 	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/containerd/continuity/fs"
-	"github.com/gantry-build/gantry/runner/spec"
 	"github.com/moby/sys/user"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/gantry-build/gantry/runner/spec"
 )
 
 // openIn opens a file below root as a process with that root would, so that an image's symlink
@@ -179,16 +180,4 @@ func kernelAtLeast(major, minor int) bool {
 	x, _ := strconv.Atoi(a)
 	y, _ := strconv.Atoi(strings.TrimRightFunc(b, func(r rune) bool { return r < '0' || r > '9' }))
 	return x > major || x == major && y >= minor
-}
-
-// subpath finds a directory inside a volume, whose symlinks can't lead out of it.
-func subpath(volume, sub string) (string, error) {
-	p, err := fs.RootPath(volume, sub)
-	if err != nil {
-		return "", err
-	}
-	if _, err := os.Stat(p); err != nil {
-		return "", invalid("volume subpath %q: no such directory in the volume", sub)
-	}
-	return p, nil
 }

@@ -13,9 +13,10 @@ import (
 	"github.com/containerd/containerd/v2/pkg/cio"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/typeurl/v2"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
 	"github.com/gantry-build/gantry/runner/network"
 	"github.com/gantry-build/gantry/runner/spec"
-	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
 // Start starts a container's process. Errors: errdefs.ErrNotModified when it runs already, and
@@ -113,7 +114,12 @@ func (m *Manager) launch(ctx context.Context, c *container) (_ *run, ep *network
 	if err := dropTask(ctx, cont); err != nil {
 		return nil, nil, nil, err
 	}
-	s, err := m.specFor(ctx, c, rec)
+	mounts, release, err := m.sources(c.id, rec.Mounts)
+	defer release()
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	s, err := m.specFor(ctx, c, rec, mounts)
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -175,8 +181,8 @@ func withSpec(s *specs.Spec) client.UpdateContainerOpts {
 }
 
 // specFor looks everything up that the specification needs, and makes it.
-func (m *Manager) specFor(ctx context.Context, c *container, rec Record) (*specs.Spec, error) {
-	in := spec.Input{ID: rec.ID, Config: rec.Config, Host: rec.HostConfig}
+func (m *Manager) specFor(ctx context.Context, c *container, rec Record, mounts []spec.Mount) (*specs.Spec, error) {
+	in := spec.Input{ID: rec.ID, Config: rec.Config, Host: rec.HostConfig, Mounts: mounts}
 	err := m.withRootfs(ctx, rec.ID, func(root string) (err error) {
 		in.User, err = lookupUser(root, rec.Config.User, rec.HostConfig.GroupAdd)
 		return err
@@ -192,9 +198,6 @@ func (m *Manager) specFor(ctx context.Context, c *container, rec Record) (*specs
 	}
 	if in.Files, err = m.writeFiles(c, rec); err != nil {
 		return nil, err
-	}
-	for _, p := range rec.Mounts {
-		in.Mounts = append(in.Mounts, p.Mount)
 	}
 	s, err := spec.Build(in)
 	if err != nil {

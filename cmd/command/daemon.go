@@ -90,6 +90,9 @@ func runDaemon(ctx context.Context, at *place, o daemonOptions) (err error) {
 	}
 	cause := d.wait(ctx, o.idle)
 	log.Info("stopping", "cause", cause)
+	if cause == causeIdle {
+		return markIdle(at)
+	}
 	return nil
 }
 

@@ -284,6 +284,7 @@ func (d *daemon) openNetwork(ctx context.Context) (err error) {
 func (d *daemon) openRunner(ctx context.Context) (err error) {
 	d.runner, err = runner.Start(ctx, runner.Options{
 		Root: d.at.Root(), State: filepath.Join(d.at.State(), "runner"), Store: d.store, Qemu: d.qemu, Network: d.network, Log: d.log,
+		Resumed: tookIdleMark(d.at),
 	})
 	return err
 }
@@ -399,6 +400,9 @@ func (d *daemon) routes(r *api.Router) {
 	})
 }
 
+// causeIdle is why a daemon ends that has nothing to look after.
+const causeIdle = "idle"
+
 // wait returns why the daemon should end: a signal, a request, or, when idle is set, that long
 // without a connection, a running container and a failed step that someone may want to look into.
 func (d *daemon) wait(ctx context.Context, idle time.Duration) string {
@@ -416,7 +420,7 @@ func (d *daemon) wait(ctx context.Context, idle time.Duration) string {
 				last = now
 			}
 			if idle > 0 && now.Sub(last) > idle {
-				return "idle"
+				return causeIdle
 			}
 		}
 	}

@@ -125,9 +125,6 @@ func systemMounts(in Input) []specs.Mount {
 		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: append([]string{"nosuid", "noexec", "nodev"}, ro...)},
 		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: append([]string{"nosuid", "noexec", "nodev"}, ro...)},
 	}
-	if in.Host.PidMode == "host" { // the host's /proc is the one that knows its processes
-		ms[0] = specs.Mount{Destination: "/proc", Type: "bind", Source: "/proc", Options: []string{"rbind", "nosuid", "noexec", "nodev"}}
-	}
 	return append(ms, ipcMounts(in.Host, in.Machine)...)
 }
 
