@@ -2,6 +2,7 @@ package api
 
 import (
 	"bufio"
+	"context"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -12,9 +13,10 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types"
+
 	"github.com/gantry-build/gantry/runner"
 	"github.com/gantry-build/gantry/runner/logs"
-	"github.com/moby/moby/api/types"
 )
 
 func registerAttach(r *Router, m *runner.Manager) {
@@ -90,6 +92,7 @@ func (a *attachAPI) replay(r *http.Request, id string, p *peer, cut time.Time) e
 
 // peer is a client that took the connection over.
 type peer struct {
+	serving        context.Context // ends when the server stops: nothing else ends a taken-over request
 	conn           net.Conn
 	in             *bufio.Reader // holds what came with the request
 	frames         *mux          // nil when the process has a terminal
@@ -109,7 +112,7 @@ func hijack(w http.ResponseWriter, r *http.Request, tty bool) (*peer, error) {
 		return nil, err
 	}
 	media := types.MediaTypeMultiplexedStream
-	p := &peer{conn: conn, in: rw.Reader, frames: &mux{conn}}
+	p := &peer{serving: r.Context(), conn: conn, in: rw.Reader, frames: &mux{conn}}
 	if tty {
 		media, p.frames = types.MediaTypeRawStream, nil
 	}
@@ -127,9 +130,10 @@ func hijack(w http.ResponseWriter, r *http.Request, tty bool) (*peer, error) {
 // lingering is how long a client may take to notice the end of the output.
 const lingering = 5 * time.Second
 
-// join copies until the process ends or the client leaves. The client may end its input and go on
+// join copies until the process ends, the client leaves or the server stops. The client may end its input and go on
 // reading.
 func (p *peer) join(at *runner.Attachment) {
+	defer context.AfterFunc(p.serving, func() { at.Close() })()
 	var wg sync.WaitGroup
 	wg.Go(func() { p.feed(at) })
 	for {

@@ -65,6 +65,11 @@ func (c *untilEOF) Read(p []byte) (int, error) {
 	return n, err
 }
 
+func (c *untilEOF) Close() error {
+	c.ended(io.EOF) // also where nobody reads any more
+	return c.Conn.Close()
+}
+
 // upgrade takes over the request's connection and answers that it speaks proto from now on.
 func upgrade(w http.ResponseWriter, proto string) (net.Conn, error) {
 	conn, _, err := http.NewResponseController(w).Hijack()

@@ -2,33 +2,40 @@ package api
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"io"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
 // Server answers both protocols on one listener: HTTP/1 goes to the Engine API and HTTP/2 with
 // prior knowledge to BuildKit's gRPC.
 type Server struct {
+	stop   context.CancelFunc // ends every request's context
 	l      net.Listener
 	http   *http.Server
 	build  *Build
 	toHTTP *handoff
-	active atomic.Int64
 	wg     sync.WaitGroup // the server's own goroutines
 	busy   sync.WaitGroup // handlers
+
+	mu     sync.Mutex
+	open   map[*conn]struct{} // whoever serves them
+	closed bool
 }
 
 // Serve starts to answer on l, which the server owns from now on, with b's gRPC server.
 func Serve(l net.Listener, h http.Handler, b *Build) *Server {
+	ctx, stop := context.WithCancel(context.Background())
 	s := &Server{
-		l: l, build: b, toHTTP: newHandoff(l.Addr()),
+		stop: stop, l: l, build: b, toHTTP: newHandoff(l.Addr()), open: map[*conn]struct{}{},
 	}
-	s.http = &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	s.http = &http.Server{ReadHeaderTimeout: time.Minute, BaseContext: func(net.Listener) context.Context { return ctx }, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.busy.Add(1)
 		defer s.busy.Done()
 		h.ServeHTTP(w, r)
@@ -40,17 +47,50 @@ func Serve(l net.Listener, h http.Handler, b *Build) *Server {
 }
 
 // Active is the number of open connections.
-func (s *Server) Active() int { return int(s.active.Load()) }
+func (s *Server) Active() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.open)
+}
 
-// Close ends every connection and waits until no handler is left to accept.
+// Close ends every connection, also those that a handler has taken over (attach, exec, session), and
+// waits until no handler is left to accept.
 func (s *Server) Close() {
 	s.l.Close()
 	s.toHTTP.Close()
 	s.build.conns.Close()
 	_ = s.http.Close()
 	s.build.grpc.Stop()
+	s.stop()
+	s.closeConns()
 	s.wg.Wait()
 	s.settle()
+}
+
+func (s *Server) closeConns() {
+	s.mu.Lock()
+	s.closed = true
+	open := slices.Collect(maps.Keys(s.open))
+	s.mu.Unlock()
+	for _, c := range open {
+		c.Close()
+	}
+}
+
+// track makes a connection of the server; false when that is closed.
+func (s *Server) track(nc net.Conn) (*conn, bool) {
+	c := &conn{Conn: nc, r: bufio.NewReader(nc)}
+	c.forget = func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.open, c)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closed {
+		s.open[c] = struct{}{}
+	}
+	return c, !s.closed
 }
 
 // settle waits for handlers, which use rooms that are closed next. Their requests are cancelled; one
@@ -74,8 +114,11 @@ func (s *Server) accept() {
 			time.Sleep(10 * time.Millisecond) // out of file descriptors, say: others are closing
 			continue
 		}
-		s.active.Add(1)
-		c := &conn{Conn: nc, r: bufio.NewReader(nc), closed: func() { s.active.Add(-1) }}
+		c, ok := s.track(nc)
+		if !ok {
+			nc.Close()
+			continue
+		}
 		s.wg.Go(func() { s.dispatch(c) })
 	}
 }
@@ -100,13 +143,13 @@ type conn struct {
 	net.Conn
 	r      *bufio.Reader
 	once   sync.Once
-	closed func()
+	forget func()
 }
 
 func (c *conn) Read(p []byte) (int, error) { return c.r.Read(p) }
 
 func (c *conn) Close() error {
-	c.once.Do(c.closed)
+	c.once.Do(c.forget)
 	return c.Conn.Close()
 }
 

@@ -2,11 +2,15 @@ package main
 
 import (
 	"errors"
+	"fmt"
+	"io"
+	"net"
 	"os"
 	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // Containers do not belong to the daemon's process: they survive its kill -9, and the next one
@@ -171,5 +175,89 @@ func TestEmulatedContainer(t *testing.T) {
 		"uname -m; dpkg --print-architecture; id -u; touch /f && chown 12:34 /f && stat -c %u:%g /f; su -s /bin/sh nobody -c 'id -un'; cat /proc/sys/net/ipv4/ip_forward >/dev/null && echo sys")
 	if want := "armv7l\narmhf\n0\n12:34\nnobody\nsys"; out != want {
 		t.Errorf("%q, want %q", out, want)
+	}
+}
+
+// A daemon that stops waits for no client that has an attach, an exec or a session open.
+func TestStopWithOpenStreams(t *testing.T) {
+	g := newGantry(t)
+	g.run("build", "-q", "-t", "probe", probe(t))
+	g.run("run", "-d", "--name", "cc", "probe", "sleep")
+	attach, execed := g.command("attach", "cc"), g.command("exec", "-i", "cc", "/probe", "sleep")
+	for _, cmd := range []*exec.Cmd{attach, execed} {
+		in, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer in.Close()
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	dialog, err := net.Dial("unix", g.status().Socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dialog.Close()
+	if _, err := io.WriteString(dialog, "POST /session HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nX-Docker-Expose-Session-Uuid: a\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	silent, err := net.Dial("unix", g.status().Socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	eventually(t, "both commands are in the container", func() error {
+		if n := strings.Count(g.run("top", "cc"), "/probe sleep"); n != 2 {
+			return fmt.Errorf("%d processes", n)
+		}
+		return nil
+	})
+	begin := time.Now()
+	g.run("daemon", "stop")
+	if took := time.Since(begin); took > 9*time.Second { // it used to wait for ten
+		t.Errorf("the stop took %v", took)
+	}
+	_, _ = attach.Process.Wait()
+	_, _ = execed.Process.Wait()
+}
+
+// What was stopped by hand stays so when the daemon ends from idleness and comes back, and starts, as
+// with Docker, when a daemon is started anew.
+func TestRestartAlwaysAfterIdle(t *testing.T) {
+	g := newGantry(t)
+	g.env = append(g.env, "GANTRY_IDLE=300ms")
+	g.run("build", "-q", "-t", "probe", probe(t))
+	g.run("run", "-d", "--restart", "always", "--name", "cc", "probe", "sleep")
+	g.run("stop", "-t", "0", "cc")
+	eventually(t, "the daemon ends", func() error {
+		if _, _, err := g.try("daemon", "status"); err == nil {
+			return errors.New("it answers")
+		}
+		return nil
+	})
+	running := func() string { return g.run("inspect", "--format", "{{.State.Running}}", "cc") }
+	if running() != "false" {
+		t.Error("a container that was stopped by hand runs after an idle exit")
+	}
+	kill(t, g.status().PID)
+	eventually(t, "a new daemon starts it", func() error {
+		if running() != "true" {
+			return errors.New("it does not run")
+		}
+		return nil
+	})
+}
+
+// A container in the host's process namespace sees the host's processes, and none of its binfmt_misc.
+func TestHostPID(t *testing.T) {
+	g := newGantry(t)
+	g.base("linux/amd64", "linux/arm/v7")
+	for _, p := range []string{"linux/amd64", "linux/arm/v7"} {
+		out := g.run("run", "--rm", "--pid", "host", "--platform", p, "debian:bookworm-slim", "sh", "-c",
+			"test -d /proc/"+itoa(os.Getpid())+" && echo host; ls /proc/sys/fs/binfmt_misc; echo :x:M::y::/bin/true: 2>/dev/null >/proc/sys/fs/binfmt_misc/register || echo refused")
+		if out != "host\nrefused" {
+			t.Errorf("%s: %q", p, out)
+		}
 	}
 }
