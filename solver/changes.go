@@ -7,6 +7,7 @@ import (
 	"io"
 	gofs "io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -49,7 +50,7 @@ func newChanges() *changes {
 func (s *Solver) Changes(ref string) map[string][]string {
 	s.changes.mu.Lock()
 	defer s.changes.mu.Unlock()
-	return s.changes.found[ref]
+	return maps.Clone(s.changes.found[ref]) // its build may still be writing
 }
 
 // asked notes the builds that want to know, before their attributes go on to the frontend.

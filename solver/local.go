@@ -193,11 +193,13 @@ func (s *localSource) forget(key string) {
 	delete(s.seen, key)
 }
 
-// Directory identifies a client's directory across mount namespaces.
+// Directory identifies a client's directory, with all that is below it: in another mount namespace other
+// file systems may be mounted there.
 type Directory struct {
-	Path  string `json:"path"`
-	Dev   uint64 `json:"dev"`
-	Inode uint64 `json:"ino"`
+	Path   string `json:"path"`
+	Dev    uint64 `json:"dev"`
+	Inode  uint64 `json:"ino"`
+	Mounts uint64 `json:"mounts"` // the mount namespace's inode
 }
 
 const sharedKeyPrefix = "gantry-dirs:"

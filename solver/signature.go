@@ -32,7 +32,11 @@ func Stat(path string) (Directory, error) {
 	if !ok || !fi.IsDir() {
 		return Directory{}, fmt.Errorf("%s is not a directory", path)
 	}
-	return Directory{Path: abs, Dev: uint64(st.Dev), Inode: st.Ino}, nil
+	var ns syscall.Stat_t
+	if err := syscall.Stat("/proc/self/ns/mnt", &ns); err != nil {
+		return Directory{}, fmt.Errorf("own mount namespace: %w", err)
+	}
+	return Directory{Path: abs, Dev: uint64(st.Dev), Inode: st.Ino, Mounts: ns.Ino}, nil
 }
 
 func (d Directory) same() bool {
