@@ -13,6 +13,8 @@ import (
 	"github.com/distribution/distribution/v3/configuration"
 	"github.com/distribution/distribution/v3/registry/handlers"
 
+	// The "htpasswd" access controller registers itself on import.
+	_ "github.com/distribution/distribution/v3/registry/auth/htpasswd"
 	// The "filesystem" storage driver registers itself on import.
 	_ "github.com/distribution/distribution/v3/registry/storage/driver/filesystem"
 
@@ -52,19 +54,23 @@ func prepareRoot(root string) error {
 // newApp builds distribution's application. Of its process-wide parts (debug
 // server, Prometheus, health checks, OpenTelemetry) none is switched on: they
 // would meet those of the process around, or of a second registry.
-func newApp(ctx context.Context, root string) (a *app, err error) {
+func newApp(ctx context.Context, o Options) (a *app, err error) {
+	root := o.Root
 	secret, err := loadSecret(root)
 	if err != nil {
 		return nil, explainWrite(root, err)
 	}
 	conf := &configuration.Configuration{Storage: configuration.Storage{
 		"filesystem": {"rootdirectory": filepath.Join(root, dataDir)},
-		"delete":     {"enabled": true},
+		"delete":     {"enabled": o.Htpasswd != "" || isLoopback(o.Addr)},
 		"redirect":   {"disable": true},
 		// purgeLoop does this: upstream's goroutine cannot be waited for and
 		// logs to the process's logrus (registry/storage/purgeuploads.go, v3.1.2).
 		"maintenance": {"uploadpurging": map[any]any{"enabled": false}},
 	}}
+	if o.Htpasswd != "" {
+		conf.Auth = configuration.Auth{"htpasswd": {"realm": "gantry registry", "path": o.Htpasswd}}
+	}
 	conf.HTTP.Secret = secret
 	conf.Catalog.MaxEntries = 1000
 	// handlers.NewApp panics on everything that it cannot set up.

@@ -25,7 +25,7 @@ import (
 )
 
 // DefaultAddr is where a registry listens when nothing else is said.
-const DefaultAddr = ":5000"
+const DefaultAddr = "127.0.0.1:5000"
 
 // closeWithin bounds how long Close waits for transfers under way.
 const closeWithin = 5 * time.Second
@@ -39,6 +39,12 @@ type Options struct {
 	Addr string
 	// TLS serves HTTPS with a certificate from the registry's own authority.
 	TLS bool
+	// Htpasswd is a file of USER:HASH lines with bcrypt hashes, as `htpasswd -B` makes them; only these
+	// users may read and write. It is read again when it changes.
+	Htpasswd string
+	// Open lets everybody who reaches Addr read and write, also where that is no loopback address; there,
+	// without users, nobody may delete.
+	Open bool
 	// Hosts are names and addresses that the certificate shall hold besides
 	// those of this host.
 	Hosts []string
@@ -72,6 +78,9 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
+	if err := o.checkAccess(); err != nil {
+		return nil, err
+	}
 	if err := prepareRoot(o.Root); err != nil {
 		return nil, err
 	}
@@ -80,7 +89,7 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 		return nil, err
 	}
 	base := withLogger(context.WithoutCancel(ctx), o.Log)
-	a, err := newApp(base, o.Root)
+	a, err := newApp(base, o)
 	if err != nil {
 		return nil, errors.Join(err, s.listener.Close())
 	}

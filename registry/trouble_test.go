@@ -73,7 +73,7 @@ func TestRefusedStarts(t *testing.T) {
 	refused(t, Options{}, "root")
 	refused(t, Options{Root: file, Addr: "127.0.0.1:0"}, file, "a file lies")
 	refused(t, Options{Root: t.TempDir(), Addr: "5000"}, `"5000"`, "HOST:PORT")
-	refused(t, Options{Root: t.TempDir(), Addr: "192.0.2.1:0"}, "192.0.2.1:0", "no address of this machine")
+	refused(t, Options{Root: t.TempDir(), Addr: "192.0.2.1:0", Open: true}, "192.0.2.1:0", "no address of this machine")
 	refused(t, Options{Root: t.TempDir(), Addr: "127.0.0.1:0", TLS: true, Hosts: []string{"http://x"}}, "http://x")
 }
 

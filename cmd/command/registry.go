@@ -32,7 +32,7 @@ func registryServe(at *place) *cobra.Command {
 		Use:     "serve [OPTIONS]",
 		Short:   "Run a registry until it is stopped",
 		Args:    cobra.NoArgs,
-		Example: "  gantry registry serve --tls\n  gantry registry serve --addr 127.0.0.1:5000",
+		Example: "  gantry registry serve\n  gantry registry serve --tls --addr :5000 --htpasswd users",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o.Root = filepath.Join(at.Root(), "registry")
 			s, err := registry.Start(cmd.Context(), o)
@@ -44,7 +44,9 @@ func registryServe(at *place) *cobra.Command {
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.Addr, "addr", ":5000", "address to listen on")
+	f.StringVar(&o.Addr, "addr", registry.DefaultAddr, "address to listen on; one that other machines reach needs --htpasswd or --open")
+	f.StringVar(&o.Htpasswd, "htpasswd", "", "file with the users that may read and write (htpasswd -Bc FILE USER makes it)")
+	f.BoolVar(&o.Open, "open", false, "let everybody read and write, and nobody delete, also from other machines")
 	f.BoolVar(&o.TLS, "tls", false, "serve HTTPS with a certificate of an own authority, which is made on first use")
 	f.StringArrayVar(&o.Hosts, "host", nil, "further name or address of this machine for the certificate")
 	return cmd

@@ -57,7 +57,7 @@ func TestExplain(t *testing.T) {
 func TestExplainCertificates(t *testing.T) {
 	ca := newCA(t)
 	s := store(t, Options{})
-	put(t, s.registryCA(), encode(ca.cert))
+	ownRegistry(t, s, ca, "127.0.0.1")
 	wrong := serve(t, "127.0.0.1:0", with(ca.leaf(time.Hour, "r.lan", "10.0.0.7")), http.HandlerFunc(ok))
 	wantError(t, get(only(t, s, host(wrong))), "other names", "r.lan, 10.0.0.7")
 	old := serve(t, "127.0.0.1:0", with(ca.leaf(-time.Hour, "127.0.0.1")), http.HandlerFunc(ok))

@@ -2,6 +2,7 @@ package trust
 
 import (
 	"crypto/tls"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 )
@@ -109,6 +111,14 @@ func put(t *testing.T, path string, data []byte) {
 	if err := os.WriteFile(path, data, 0o600); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// ownRegistry leaves what gantry's registry does: its authority, and a certificate for its names.
+func ownRegistry(t *testing.T, s *Store, ca *testCA, names ...string) {
+	t.Helper()
+	put(t, s.registryCA(), encode(ca.cert))
+	leaf := ca.leaf(time.Hour, names...)
+	put(t, s.registryServer(), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: leaf.Certificate[0]}))
 }
 
 func outside(t *testing.T) string {

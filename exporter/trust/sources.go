@@ -37,9 +37,10 @@ func (s *Store) config(host string, marks map[string]mark, stamp *strings.Builde
 	c := s.static[strings.ToLower(host)]
 	c.RootCAs = slices.Clone(c.RootCAs)
 	c.KeyPairs = slices.Clone(c.KeyPairs)
-	if _, err := os.Stat(s.registryCA()); err == nil {
+	if s.isOwnRegistry(host) {
 		c.RootCAs = append(c.RootCAs, s.registryCA())
 	}
+	stampFile(stamp, s.registryServer())
 	for _, dir := range slices.Concat([]string{filepath.Join(s.o.Root, certsDir)}, s.o.CertDirs) {
 		addDir(&c, filepath.Join(dir, strings.ToLower(host)))
 	}

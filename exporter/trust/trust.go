@@ -12,9 +12,13 @@
 package trust
 
 import (
+	"crypto/x509"
+	"encoding/pem"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -131,6 +135,33 @@ func (s *Store) build(host string, configs map[string]resolverconfig.RegistryCon
 	// and containerd then finds no referrers.
 	hosts[len(hosts)-1].Capabilities |= docker.HostCapabilityReferrers
 	return hosts, nil
+}
+
+// isOwnRegistry tells whether gantry's own registry has a certificate for the host: its authority counts
+// for no other, as whoever reads its key could sign for any.
+func (s *Store) isOwnRegistry(host string) bool {
+	text, err := os.ReadFile(s.registryServer())
+	if err != nil {
+		return false
+	}
+	name := host
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		name = h
+	}
+	name = strings.Trim(name, "[]")
+	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type != "CERTIFICATE" {
+			continue
+		}
+		leaf, err := x509.ParseCertificate(block.Bytes) // the first one is the server's
+		return err == nil && leaf.VerifyHostname(name) == nil
+	}
+	return false
+}
+
+// registryServer is where gantry's own registry keeps its key and certificate.
+func (s *Store) registryServer() string {
+	return filepath.Join(s.o.Root, "registry", "tls", "server.pem")
 }
 
 // registryCA is where gantry's own registry keeps its authority.

@@ -56,14 +56,17 @@ func TestTrustedAuthorityCountsForClientsThatExist(t *testing.T) {
 	wantError(t, get(h), "gantry registry trust")
 }
 
-func TestOwnRegistrysAuthorityCountsEverywhere(t *testing.T) {
+func TestOwnRegistrysAuthorityCountsForItsNames(t *testing.T) {
 	ca := newCA(t)
 	srv := serve(t, "127.0.0.1:0", with(ca.leaf(time.Hour, "127.0.0.1")), http.HandlerFunc(ok))
 	s := store(t, Options{})
-	put(t, s.registryCA(), encode(ca.cert))
+	ownRegistry(t, s, ca, "127.0.0.1")
 	if err := get(only(t, s, host(srv))); err != nil {
 		t.Error(err)
 	}
+	ownRegistry(t, s, ca, "registry.lan", "10.0.0.7")
+	wantError(t, get(only(t, s, host(srv))), "gantry registry trust")
+	ownRegistry(t, s, ca, "127.0.0.1")
 	put(t, s.registryCA(), []byte("cut off"))
 	wantError(t, get(only(t, s, host(srv))), "gantry registry trust")
 }
@@ -73,7 +76,7 @@ func TestLoopbackFollowsWhatIsThere(t *testing.T) {
 	first := serve(t, "127.0.0.1:0", nil, http.HandlerFunc(ok))
 	addr := host(first)
 	s := store(t, Options{})
-	put(t, s.registryCA(), encode(ca.cert))
+	ownRegistry(t, s, ca, "127.0.0.1")
 	h := only(t, s, addr)
 	if err := get(h); err != nil {
 		t.Fatal(err)
@@ -102,7 +105,7 @@ func TestContainerdAndCrane(t *testing.T) {
 	srv := serve(t, "127.0.0.1:0", with(ca.leaf(time.Hour, "127.0.0.1")),
 		registry.New(registry.Logger(log.New(io.Discard, "", 0))))
 	s := store(t, Options{})
-	put(t, s.registryCA(), encode(ca.cert))
+	ownRegistry(t, s, ca, "127.0.0.1")
 	img, err := random.Image(100_000, 2)
 	if err != nil {
 		t.Fatal(err)

@@ -52,7 +52,9 @@ func brokenCA(dir string, err error) error {
 		filepath.Join(dir, caFile), caKeyFile, err)
 }
 
-func makeCA(dir string, now time.Time) (*x509.Certificate, *ecdsa.PrivateKey, error) {
+// makeCA makes an authority that can sign for names only: what it signs for another host is refused by
+// every client, whoever gets hold of its key. A nil key is made, too.
+func makeCA(dir string, key *ecdsa.PrivateKey, names []string, now time.Time) (*x509.Certificate, *ecdsa.PrivateKey, error) {
 	host, err := os.Hostname()
 	if err != nil {
 		host = "unnamed"
@@ -66,9 +68,11 @@ func makeCA(dir string, now time.Time) (*x509.Certificate, *ecdsa.PrivateKey, er
 	tmpl.BasicConstraintsValid = true
 	tmpl.MaxPathLenZero = true
 	tmpl.KeyUsage = x509.KeyUsageCertSign | x509.KeyUsageCRLSign
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, nil, fmt.Errorf("making the authority's key: %w", err)
+	constrain(tmpl, names)
+	if key == nil {
+		if key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
+			return nil, nil, fmt.Errorf("making the authority's key: %w", err)
+		}
 	}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key)
 	if err != nil {

@@ -10,6 +10,7 @@
 package pki
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/sha256"
 	"crypto/tls"
@@ -137,7 +138,7 @@ func (a *Authority) refreshLocked() error {
 		return err
 	}
 	defer unlock()
-	ca, key, err := a.loadOrMakeCA(now)
+	ca, key, err := a.loadOrMakeCA(wanted, now)
 	if err != nil {
 		return err
 	}
@@ -149,19 +150,28 @@ func (a *Authority) refreshLocked() error {
 	return nil
 }
 
-func (a *Authority) loadOrMakeCA(now time.Time) (*x509.Certificate, *ecdsa.PrivateKey, error) {
+func (a *Authority) loadOrMakeCA(wanted []string, now time.Time) (*x509.Certificate, *ecdsa.PrivateKey, error) {
 	ca, key, err := loadCA(a.o.Dir)
 	if err != nil {
 		return nil, nil, err
 	}
-	if ca != nil && now.Add(renewAhead).Before(ca.NotAfter) {
-		return ca, key, nil
-	}
-	if ca != nil {
+	switch {
+	case ca == nil:
+	case !now.Add(renewAhead).Before(ca.NotAfter):
 		a.o.Log.Warn("the registry's authority ends; making a new one, which other machines have to trust again",
 			"end", ca.NotAfter)
+		key = nil
+	case !ca.PermittedDNSDomainsCritical:
+		// One of an earlier version. The key stays, so machines that trust that one trust this one's servers.
+		a.o.Log.Info("the registry's authority is limited to the registry's names from now on; its fingerprint has changed")
+	case !permitsAll(ca, wanted):
+		a.o.Log.Warn("the registry has names that its authority could not sign for; making its certificate anew, which other machines have to trust again",
+			"names", wanted)
+		wanted = merge(wanted, ca.PermittedDNSDomains)
+	default:
+		return ca, key, nil
 	}
-	return makeCA(a.o.Dir, now)
+	return makeCA(a.o.Dir, key, wanted, now)
 }
 
 func (a *Authority) loadOrMakeServer(ca *x509.Certificate, key *ecdsa.PrivateKey, wanted []string, now time.Time) (*tls.Certificate, error) {
@@ -185,6 +195,6 @@ func (a *Authority) loadOrMakeServer(ca *x509.Certificate, key *ecdsa.PrivateKey
 func (a *Authority) fits(server *tls.Certificate, ca *x509.Certificate, wanted []string, now time.Time) bool {
 	leaf := server.Leaf
 	end := leaf.NotAfter.Add(-renewAhead)
-	return leaf.CheckSignatureFrom(ca) == nil && len(server.Certificate) == 2 &&
+	return leaf.CheckSignatureFrom(ca) == nil && len(server.Certificate) == 2 && bytes.Equal(server.Certificate[1], ca.Raw) &&
 		!now.Before(leaf.NotBefore) && now.Before(end) && sameNames(leaf, wanted)
 }
