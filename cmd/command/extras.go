@@ -4,12 +4,8 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/docker/buildx/driver"
 	"github.com/moby/buildkit/client"
@@ -103,26 +99,4 @@ func reproduce(o *client.SolveOpt, epoch string) {
 	o.FrontendAttrs["build-arg:SOURCE_DATE_EPOCH"] = epoch
 	exports(o, map[string]string{"rewrite-timestamp": "true", "compression": "gzip", "force-compression": "true"},
 		client.ExporterImage, client.ExporterOCI, client.ExporterDocker)
-}
-
-// sourceDate is the time that everything in a reproducible build has, in seconds since 1970
-// (https://reproducible-builds.org/specs/source-date-epoch/).
-func sourceDate(ctx context.Context, dir string) (string, error) {
-	if v := os.Getenv("SOURCE_DATE_EPOCH"); v != "" {
-		if _, err := strconv.ParseInt(v, 10, 64); err != nil {
-			return "", fmt.Errorf("SOURCE_DATE_EPOCH=%s is not a number of seconds", v)
-		}
-		return v, nil
-	}
-	abs, err := filepath.Abs(dir)
-	if err != nil {
-		return "", err
-	}
-	cmd := exec.CommandContext(ctx, "git", "-c", "safe.directory=*", "log", "-1", "--format=%ct")
-	cmd.Dir = abs
-	out, err := cmd.Output()
-	if err != nil || len(out) == 0 {
-		return "", fmt.Errorf("--reproducible: %s has no git commit to take the time from; set SOURCE_DATE_EPOCH to the seconds since 1970", dir)
-	}
-	return strings.TrimSpace(string(out)), nil
 }
