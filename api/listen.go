@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"maps"
 	"net"
 	"net/http"
@@ -101,6 +102,7 @@ func (s *Server) settle() {
 	select {
 	case <-done:
 	case <-time.After(10 * time.Second):
+		slog.Warn("stopping without handlers that have not ended")
 	}
 }
 

@@ -67,16 +67,3 @@ func open(t *testing.T, o Options, k kernel) *Machine {
 	})
 	return m
 }
-
-// need skips a test for what the machine lacks, or fails it where everything has
-// to be tested.
-func need(t *testing.T, has bool, reason string) {
-	t.Helper()
-	if has {
-		return
-	}
-	if os.Getenv("GANTRY_TEST_REQUIRE") == "all" {
-		t.Fatal(reason)
-	}
-	t.Skip(reason)
-}

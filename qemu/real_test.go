@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/containerd/platforms"
+
+	"github.com/gantry-build/gantry/internal/need"
 )
 
 // carried is where `make payload` puts programs.
@@ -29,14 +31,14 @@ func carried(name string) string {
 // realOptions are the emulators of this repository's cache.
 func realOptions(t *testing.T) Options {
 	t.Helper()
-	need(t, os.Geteuid() == 0, "needs root, for user namespaces of all ids")
+	need.That(t, os.Geteuid() == 0, "needs root, for user namespaces of all ids")
 	o := Options{Emulators: map[string]Emulator{}}
 	for _, arch := range []string{"arm", "arm64", "amd64"} {
 		if path := carried(Program(arch)); arch != runtime.GOARCH && exists(path) {
 			o.Emulators[arch] = Emulator{Path: path}
 		}
 	}
-	need(t, len(o.Emulators) == 2, "needs the emulators; run `make payload`")
+	need.That(t, len(o.Emulators) == 2, "needs the emulators; run `make payload`")
 	return o
 }
 

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/gantry-build/gantry/internal/need"
 )
 
 // sandbox is a root file system of Debian for arm, to run containers on.
@@ -21,9 +23,9 @@ type sandbox struct {
 func newSandbox(t *testing.T) *sandbox {
 	t.Helper()
 	tar, err := filepath.Abs("../.cache/base/bookworm-slim-arm.tar")
-	need(t, err == nil && exists(tar), "needs .cache/base/bookworm-slim-arm.tar; run `make bases`")
+	need.That(t, err == nil && exists(tar), "needs .cache/base/bookworm-slim-arm.tar; run `make bases`")
 	s := &sandbox{runc: carried("runc"), state: t.TempDir(), root: t.TempDir()}
-	need(t, exists(s.runc), "needs runc; run `make payload`")
+	need.That(t, exists(s.runc), "needs runc; run `make payload`")
 	if out, err := exec.Command("tar", "-xf", tar, "-C", s.root).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}

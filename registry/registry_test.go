@@ -207,12 +207,11 @@ func TestUnusedConnectionsDoNotHoldUpTheEnd(t *testing.T) {
 	defer conn.Close()
 	// A request on a second connection shows that the first was accepted.
 	call(t, s, "GET", "/v2/", nil, nil, 200)
-	began := time.Now()
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if took := time.Since(began); took > 2*time.Second || said.String() != "" {
-		t.Errorf("closing took %s\n%s", took, said)
+	if said.String() != "" { // it says when it has waited in vain
+		t.Error(said)
 	}
 }
 

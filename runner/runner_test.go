@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+
 	"github.com/gantry-build/gantry/runner/spec"
 )
 
@@ -100,7 +101,7 @@ func TestRecordSurvives(t *testing.T) {
 	if got.HostConfig.MaskedPaths == nil {
 		t.Error("no masked paths became the default ones")
 	}
-	if left, _ := filepath.Glob(filepath.Join(c.dir, ".container.json-*")); len(left) > 0 {
+	if left, _ := filepath.Glob(filepath.Join(c.dir, ".*")); len(left) > 0 {
 		t.Error("temporary files are left:", left)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/gantry-build/gantry/api"
 	"github.com/gantry-build/gantry/internal/need"
 )
 
@@ -84,8 +85,8 @@ func TestForeignClientsBuild(t *testing.T) {
 			}
 		})
 	}
-	if out := c.run("docker", "version", "--format", "{{.Server.APIVersion}}"); out == "" {
-		t.Error("docker version shows no server")
+	if out := c.run("docker", "version", "--format", "{{.Server.APIVersion}} {{(index .Server.Components 0).Name}}"); out != api.MaxVersion+" Engine" {
+		t.Errorf("docker version shows the server %q, want %s Engine", out, api.MaxVersion)
 	}
 	if out := c.run("docker", "buildx", "du"); !strings.Contains(out, "Total:") {
 		t.Errorf("docker buildx du: %s", out)

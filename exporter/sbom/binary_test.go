@@ -14,6 +14,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/gantry-build/gantry/internal/need"
 )
 
 // put writes a file below root.
@@ -75,11 +77,7 @@ func TestGoBinary(t *testing.T) {
 func goBuild(t testing.TB, app string) {
 	t.Helper()
 	if _, err := exec.LookPath("go"); err != nil {
-		reason := "no program to scan without the go tool: " + err.Error()
-		if os.Getenv("GANTRY_TEST_REQUIRE") == "all" {
-			t.Fatal(reason)
-		}
-		t.Skip(reason)
+		need.Miss(t, "no program to scan without the go tool: "+err.Error())
 	}
 	src := filepath.Join(t.TempDir(), "main.go")
 	text := `package main

@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
+
+	"github.com/gantry-build/gantry/internal/need"
 )
 
 // TestMain takes the system's authorities away: every test then also shows
@@ -132,9 +134,6 @@ func outside(t *testing.T) string {
 			return n.IP.String()
 		}
 	}
-	if os.Getenv("GANTRY_TEST_REQUIRE") == "all" {
-		t.Fatal("this machine has only loopback addresses")
-	}
-	t.Skip("this machine has only loopback addresses")
+	need.Miss(t, "this machine has only loopback addresses")
 	return ""
 }

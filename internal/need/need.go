@@ -35,6 +35,14 @@ func File(t testing.TB, path, target string) string {
 	return path
 }
 
+// That needs something to be so, or else the reason says what is missing.
+func That(t testing.TB, has bool, reason string) {
+	t.Helper()
+	if !has {
+		Miss(t, reason)
+	}
+}
+
 // Miss skips, or fails where everything is required.
 func Miss(t testing.TB, reason string) {
 	t.Helper()

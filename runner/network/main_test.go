@@ -17,6 +17,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/gantry-build/gantry/internal/need"
 )
 
 // The tests run in a network namespace of their own, which plays the host: the machine's own devices, tables and
@@ -72,11 +74,7 @@ func needHost(t testing.TB) {
 	if os.Getenv(roleVar) == roleHost {
 		return
 	}
-	const reason = "needs root for network namespaces"
-	if os.Getenv("GANTRY_TEST_REQUIRE") == "all" {
-		t.Fatal(reason)
-	}
-	t.Skip(reason)
+	need.Miss(t, "needs root for network namespaces")
 }
 
 func must(t testing.TB, err error) {
