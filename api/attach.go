@@ -112,7 +112,7 @@ func hijack(w http.ResponseWriter, r *http.Request, tty bool) (*peer, error) {
 		return nil, err
 	}
 	media := types.MediaTypeMultiplexedStream
-	p := &peer{serving: r.Context(), conn: conn, in: rw.Reader, frames: &mux{conn}}
+	p := &peer{serving: serving(r), conn: conn, in: rw.Reader, frames: &mux{conn}}
 	if tty {
 		media, p.frames = types.MediaTypeRawStream, nil
 	}

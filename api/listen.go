@@ -36,7 +36,7 @@ func Serve(l net.Listener, h http.Handler, b *Build) *Server {
 	s := &Server{
 		stop: stop, l: l, build: b, toHTTP: newHandoff(l.Addr()), open: map[*conn]struct{}{},
 	}
-	s.http = &http.Server{ReadHeaderTimeout: time.Minute, BaseContext: func(net.Listener) context.Context { return ctx }, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	s.http = &http.Server{ReadHeaderTimeout: time.Minute, BaseContext: func(net.Listener) context.Context { return context.WithValue(ctx, servingKey{}, ctx) }, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.busy.Add(1)
 		defer s.busy.Done()
 		h.ServeHTTP(w, r)
@@ -45,6 +45,18 @@ func Serve(l net.Listener, h http.Handler, b *Build) *Server {
 	s.wg.Go(func() { _ = b.grpc.Serve(b.conns) })
 	s.wg.Go(s.accept)
 	return s
+}
+
+// servingKey is the key of the server's own context in that of each request.
+type servingKey struct{}
+
+// serving is a context that ends with the server. A request's own ends when the client has no more to say,
+// which is no reason for a handler that has taken the connection over to stop talking.
+func serving(r *http.Request) context.Context {
+	if ctx, ok := r.Context().Value(servingKey{}).(context.Context); ok {
+		return ctx
+	}
+	return context.Background()
 }
 
 // Active is the number of open connections.

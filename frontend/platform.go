@@ -21,7 +21,10 @@ func Platforms(values []string) ([]string, error) {
 	var out []string
 	for _, v := range values {
 		for p := range strings.SplitSeq(v, ",") {
-			parsed, err := platforms.Parse(strings.TrimSpace(p))
+			if p = strings.TrimSpace(p); p == "local" { // the client's own, as for buildx
+				p = platforms.DefaultString()
+			}
+			parsed, err := platforms.Parse(p)
 			if err != nil {
 				return nil, fmt.Errorf("--platform %q is no platform; write os/architecture or os/architecture/variant, such as linux/arm/v7", p)
 			}

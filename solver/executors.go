@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/containerd/platforms"
+	"github.com/moby/buildkit/cmd/buildkitd/config"
 	"github.com/moby/buildkit/executor"
 	"github.com/moby/buildkit/executor/oci"
 	"github.com/moby/buildkit/executor/resources"
@@ -26,6 +27,7 @@ type executors struct {
 	runc      string
 	networks  map[pb.NetMode]network.Provider
 	proxy     network.ProxyProvider
+	config    *config.OCIConfig
 	dns       *oci.DNSConfig
 	devices   *cdidevices.Manager
 	monitor   *resources.Monitor
@@ -98,14 +100,21 @@ func (a announcing) Run(ctx context.Context, id string, root executor.Mount, mou
 }
 
 func (e *executors) new(name string, networks map[pb.NetMode]network.Provider, proxy network.ProxyProvider) (executor.Executor, error) {
+	mode := oci.ProcessSandbox
+	if e.config.NoProcessSandbox {
+		mode = oci.NoProcessSandbox
+	}
 	return runcexecutor.New(runcexecutor.Opt{
-		Root:              filepath.Join(e.root, "executor", name),
-		CommandCandidates: []string{e.runc},
-		ProcessMode:       oci.ProcessSandbox,
-		ResourceMonitor:   e.monitor,
-		DNS:               e.dns,
-		CDIManager:        e.devices,
-		ProxyProvider:     proxy,
+		Root:                filepath.Join(e.root, "executor", name),
+		CommandCandidates:   []string{e.runc},
+		ProcessMode:         mode,
+		ResourceMonitor:     e.monitor,
+		DNS:                 e.dns,
+		CDIManager:          e.devices,
+		ProxyProvider:       proxy,
+		DefaultCgroupParent: e.config.DefaultCgroupParent,
+		ApparmorProfile:     e.config.ApparmorProfile,
+		SELinux:             e.config.SELinux,
 	}, networks)
 }
 

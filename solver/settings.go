@@ -1,22 +1,78 @@
 package solver
 
 import (
+	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
 
 	"github.com/moby/buildkit/cmd/buildkitd/config"
 	"github.com/moby/buildkit/executor/oci"
+	bkfrontend "github.com/moby/buildkit/frontend"
+	"github.com/moby/buildkit/frontend/gateway"
+	"github.com/moby/buildkit/frontend/gateway/forwarder"
 	"github.com/moby/buildkit/solver/llbsolver/cdidevices"
 	"github.com/moby/buildkit/util/entitlements"
+	"github.com/moby/buildkit/worker"
 	"tags.cncf.io/container-device-interface/pkg/cdi"
+
+	dockerfile "github.com/gantry-build/gantry/frontend"
 )
 
 // entitled are the entitlements that clients may use: those of the configuration's insecure-entitlements,
 // or else the ones that dockerd gives when its configuration is silent (moby/v2, getEntitlements).
+// Devices are allowed wherever there may be any, as by buildkitd.
 func entitled(c *config.Config) []string {
-	if c.Entitlements != nil {
-		return c.Entitlements
+	all := c.Entitlements
+	if all == nil {
+		all = []string{string(entitlements.EntitlementNetworkHost)}
 	}
-	return []string{string(entitlements.EntitlementNetworkHost), string(entitlements.EntitlementDevice)}
+	device := string(entitlements.EntitlementDevice)
+	if (c.CDI.Disabled == nil || !*c.CDI.Disabled) && !slices.Contains(all, device) {
+		all = append(slices.Clip(all), device)
+	}
+	return all
+}
+
+// provenanceEnv is what the provenance of every build says besides: the JSON objects in a directory's
+// files, later ones over earlier ones (buildkit, cmd/buildkitd/util.go, loadProvenanceEnv).
+func provenanceEnv(dir string) (map[string]any, error) {
+	if dir == "" {
+		dir = "/etc/gantry/provenance.d"
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "*.json"))
+	if err != nil {
+		return nil, err
+	}
+	var env map[string]any
+	for _, f := range files {
+		text, err := os.ReadFile(f)
+		if err == nil {
+			err = json.Unmarshal(text, &env)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("provenanceEnvDir: %s: %w", f, err)
+		}
+	}
+	return env, nil
+}
+
+// frontends are those that the configuration's [frontend] leaves on: the one inside, and those in images.
+func frontends(c *config.Config, workers worker.Infos) (map[string]bkfrontend.Frontend, error) {
+	all := map[string]bkfrontend.Frontend{}
+	on := func(e *bool) bool { return e == nil || *e }
+	if on(c.Frontends.Dockerfile.Enabled) {
+		all["dockerfile.v0"] = forwarder.NewGatewayForwarder(workers, dockerfile.Dockerfile)
+	}
+	if on(c.Frontends.Gateway.Enabled) {
+		gw, err := gateway.NewGatewayFrontend(workers, c.Frontends.Gateway.AllowedRepositories)
+		if err != nil {
+			return nil, fmt.Errorf("configuration: frontend.gateway.v0.allowedRepositories: %w", err)
+		}
+		all["gateway.v0"] = gw
+	}
+	return all, nil
 }
 
 // stepDNS is what the configuration's [dns] puts into the steps' resolv.conf.

@@ -26,9 +26,6 @@ import (
 	"github.com/moby/buildkit/cmd/buildkitd/config"
 	"github.com/moby/buildkit/control"
 	"github.com/moby/buildkit/exporter"
-	"github.com/moby/buildkit/frontend"
-	"github.com/moby/buildkit/frontend/gateway"
-	"github.com/moby/buildkit/frontend/gateway/forwarder"
 	"github.com/moby/buildkit/session"
 	bksolver "github.com/moby/buildkit/solver"
 	"github.com/moby/buildkit/solver/bboltcachestorage"
@@ -49,7 +46,6 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/gantry-build/gantry/cache"
-	dockerfile "github.com/gantry-build/gantry/frontend"
 )
 
 // Platforms is what the solver needs of the machine's emulation.
@@ -113,9 +109,6 @@ func Start(ctx context.Context, o Options) (*Solver, error) {
 	if err := sweep(ctx, o.Root, o.Runc); err != nil {
 		return nil, err
 	}
-	if err := keepWholeLogs(); err != nil {
-		return nil, err
-	}
 	bkversion.Version = BuildkitVersion // what Info answers; BuildKit's own build sets it at link time
 	s := &Solver{}
 	if err := s.start(ctx, o); err != nil {
@@ -140,7 +133,11 @@ func (s *Solver) start(ctx context.Context, o Options) error {
 	if s.Sessions, err = session.NewManager(); err != nil {
 		return err
 	}
-	gw, err := gateway.NewGatewayFrontend(s.worker.Infos(), nil)
+	fronts, err := frontends(o.Config, s.worker.Infos())
+	if err != nil {
+		return err
+	}
+	env, err := provenanceEnv(o.Config.ProvenanceEnvDir)
 	if err != nil {
 		return err
 	}
@@ -159,10 +156,8 @@ func (s *Solver) start(ctx context.Context, o Options) error {
 		TraceCollector:   detect.Recorder,
 		SessionManager:   s.Sessions,
 		WorkerController: s.worker,
-		Frontends: map[string]frontend.Frontend{
-			"dockerfile.v0": forwarder.NewGatewayForwarder(s.worker.Infos(), dockerfile.Dockerfile),
-			"gateway.v0":    gw,
-		},
+		Frontends:        fronts,
+		ProvenanceEnv:    env,
 		ResolveCacheExporterFuncs: map[string]remotecache.ResolveCacheExporterFunc{
 			"registry": registryremotecache.ResolveCacheExporterFunc(s.Sessions, o.Hosts),
 			"local":    localremotecache.ResolveCacheExporterFunc(s.Sessions),
@@ -195,20 +190,6 @@ func (s *Solver) start(ctx context.Context, o Options) error {
 	)
 	s.controller.Register(s.Server)
 	s.Server.RegisterService(&debugService, s)
-	return nil
-}
-
-// keepWholeLogs lifts BuildKit's limits on a step's log, 2 MiB and 200 KiB/s, unless they are set: the
-// line that tells why a step failed is the last one (buildkit, util/progress/logs, v0.34.2).
-func keepWholeLogs() error {
-	for _, limit := range []string{"BUILDKIT_STEP_LOG_MAX_SIZE", "BUILDKIT_STEP_LOG_MAX_SPEED"} {
-		if _, ok := os.LookupEnv(limit); ok {
-			continue
-		}
-		if err := os.Setenv(limit, "-1"); err != nil {
-			return err
-		}
-	}
 	return nil
 }
 

@@ -2,6 +2,7 @@ package solver
 
 import (
 	"context"
+	"maps"
 	"os"
 	"path/filepath"
 
@@ -44,9 +45,14 @@ type gantryWorker struct {
 	exporter func(Exporting) exporter.Exporter
 	execs    *executors
 	failures *failures
+	logLimit int64 // of a step, in bytes
 }
 
 func newWorker(ctx context.Context, o Options, failed *failures, changed *changes) (*gantryWorker, error) {
+	logLimit, err := ownStepLogs()
+	if err != nil {
+		return nil, err
+	}
 	db := o.Store.DB
 	monitor, err := resources.NewMonitor()
 	if err != nil {
@@ -62,7 +68,7 @@ func newWorker(ctx context.Context, o Options, failed *failures, changed *change
 		return nil, err
 	}
 	execs := &executors{
-		root: o.Root, runc: o.Runc, networks: networks, proxy: proxy, dns: stepDNS(o.Config.DNS), devices: devices, monitor: monitor, platforms: o.Platforms,
+		root: o.Root, runc: o.Runc, config: &o.Config.Workers.OCI, networks: networks, proxy: proxy, dns: stepDNS(o.Config.DNS), devices: devices, monitor: monitor, platforms: o.Platforms,
 	}
 	native, err := execs.native()
 	if err != nil {
@@ -76,13 +82,15 @@ func newWorker(ctx context.Context, o Options, failed *failures, changed *change
 	if err != nil {
 		return nil, err
 	}
+	labels := map[string]string{
+		wlabel.Executor: "oci", wlabel.Snapshotter: cache.Snapshotter, wlabel.Network: networkMode, wlabel.Hostname: hostname(),
+	}
+	maps.Copy(labels, o.Config.Workers.OCI.Labels)
 	cs := containerdsnapshot.NewContentStore(db.ContentStore(), cache.Namespace)
 	bw, err := base.NewWorker(ctx, base.WorkerOpt{
-		ID:   id,
-		Root: o.Root,
-		Labels: map[string]string{
-			wlabel.Executor: "oci", wlabel.Snapshotter: cache.Snapshotter, wlabel.Network: networkMode, wlabel.Hostname: hostname(),
-		},
+		ID:               id,
+		Root:             o.Root,
+		Labels:           labels,
 		Platforms:        o.Platforms.Platforms(),
 		GCPolicy:         gcPolicy(o),
 		BuildkitVersion:  client.BuildkitVersion{Package: "github.com/moby/buildkit", Version: BuildkitVersion},
@@ -110,7 +118,7 @@ func newWorker(ctx context.Context, o Options, failed *failures, changed *change
 	if err := registerLocal(bw, changed); err != nil {
 		return nil, err
 	}
-	return &gantryWorker{Worker: bw, exporter: o.Exporter, execs: execs, failures: failed}, nil
+	return &gantryWorker{Worker: bw, exporter: o.Exporter, logLimit: logLimit, execs: execs, failures: failed}, nil
 }
 
 // Platforms implements worker.Worker. What runs here is known; BuildKit's own would start a program
@@ -150,6 +158,7 @@ func (w *gantryWorker) ResolveOp(v bksolver.Vertex, s frontend.FrontendLLBBridge
 	if proxied && proxy.Policy != nil {
 		exec = governed{exec, proxy.Policy}
 	}
+	exec = logged{exec, w.logLimit}
 	var limits *pb.LinuxResources
 	if m, ok := v.Options().Metadata.(*linuxresources.Metadata); ok && m != nil {
 		limits = m.LinuxResources

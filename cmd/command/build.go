@@ -133,7 +133,7 @@ func extendBuild(cmd *cobra.Command, at *place, d *builderDriver) {
 			noCache, _ := f.GetBool("no-cache")
 			err = errors.Join(err, d.explainCache(cmd.Context(), cmd.ErrOrStderr(), noCache))
 		}
-		return withNextStep(f, err)
+		return trust.ExplainText(err)
 	}
 }
 
@@ -209,16 +209,6 @@ func localDirs(f *pflag.FlagSet, args []string) map[string]solver.Directory {
 		}
 	}
 	return dirs
-}
-
-// withNextStep adds the next step to failures of a registry.
-func withNextStep(f *pflag.FlagSet, err error) error {
-	push, _ := f.GetBool("push")
-	tags, _ := f.GetStringArray("tag")
-	if err == nil || !push || len(tags) == 0 {
-		return err
-	}
-	return trust.Explain(frontend.Host(tags[0]), err)
 }
 
 // buildxDir is where buildx notes what the commands that are its own have done.

@@ -112,7 +112,7 @@ func (p *place) start(ctx context.Context) error {
 	defer r.Close()
 	cmd := exec.Command(self, "daemon", "--auto", "--root", p.Root(), "--socket", p.Socket())
 	if p.config != "" {
-		cmd.Args = append(cmd.Args, "--config", p.config)
+		cmd.Args = append(cmd.Args, "--config", p.Config())
 	}
 	if p.debug {
 		cmd.Args = append(cmd.Args, "--debug")

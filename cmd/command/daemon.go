@@ -15,6 +15,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/moby/buildkit/cmd/buildkitd/config"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 )
@@ -66,7 +67,11 @@ func runDaemon(ctx context.Context, at *place, o daemonOptions) (err error) {
 		return err
 	}
 	unix.Umask(0) // files in images have the modes that builds give them, whoever started the daemon
-	log, err := daemonLog(at, o.auto)
+	cfg, err := loadConfig(at)
+	if err != nil {
+		return err
+	}
+	log, err := daemonLog(at, cfg, o.auto)
 	if err != nil {
 		return err
 	}
@@ -74,7 +79,7 @@ func runDaemon(ctx context.Context, at *place, o daemonOptions) (err error) {
 		unix.CloseOnExec(3)
 	}
 	begin := time.Now()
-	d, err := openDaemon(ctx, at, log)
+	d, err := openDaemon(ctx, at, cfg, log)
 	if err != nil {
 		return err
 	}
@@ -97,8 +102,11 @@ func runDaemon(ctx context.Context, at *place, o daemonOptions) (err error) {
 }
 
 // daemonLog writes to stderr, or to a file below the data root when a CLI is the parent.
-func daemonLog(at *place, toFile bool) (*slog.Logger, error) {
-	level := slog.LevelInfo
+func daemonLog(at *place, cfg *config.Config, toFile bool) (*slog.Logger, error) {
+	level, err := logLevel(cfg)
+	if err != nil {
+		return nil, err
+	}
 	if at.debug {
 		level = slog.LevelDebug
 	}
@@ -117,9 +125,13 @@ func daemonLog(at *place, toFile bool) (*slog.Logger, error) {
 		}
 		w = f
 	}
-	log := slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level}))
+	o := &slog.HandlerOptions{Level: level}
+	log := slog.New(slog.NewTextHandler(w, o))
+	if cfg.Log.Format == "json" {
+		log = slog.New(slog.NewJSONHandler(w, o))
+	}
 	slog.SetDefault(log)
-	routeLogrus(log, at.debug)
+	routeLogrus(log, level == slog.LevelDebug)
 	return log, nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"os"
 	"path/filepath"
+	"strconv"
 
 	"github.com/spf13/pflag"
 )
@@ -78,7 +79,11 @@ func (p *place) mark() string {
 func (p *place) State() string {
 	base := defaultState
 	if os.Getuid() != 0 {
-		base = filepath.Join(os.Getenv("XDG_RUNTIME_DIR"), "gantry")
+		run := os.Getenv("XDG_RUNTIME_DIR")
+		if run == "" {
+			run = filepath.Join("/run/user", strconv.Itoa(os.Getuid()))
+		}
+		base = filepath.Join(run, "gantry")
 	}
 	if m := p.mark(); m != "" {
 		return base + "-" + m
@@ -86,10 +91,24 @@ func (p *place) State() string {
 	return base
 }
 
-// Socket is the path of the daemon's socket.
+// Config is the absolute path of the configuration file that was named; empty when none was.
+func (p *place) Config() string { return absolute(p.config) }
+
+// absolute is what a relative path means here and now: the daemon that a command starts works in /.
+func absolute(path string) string {
+	if path == "" {
+		return ""
+	}
+	if abs, err := filepath.Abs(path); err == nil {
+		return abs
+	}
+	return path
+}
+
+// Socket is the absolute path of the daemon's socket.
 func (p *place) Socket() string {
 	if p.socket != "" {
-		return p.socket
+		return absolute(p.socket)
 	}
 	return filepath.Join(p.State(), "gantry.sock")
 }

@@ -55,7 +55,7 @@ type daemon struct {
 
 // openDaemon starts the rooms from the store upwards and returns when the socket answers. On
 // failure everything that was started is closed again.
-func openDaemon(ctx context.Context, at *place, log *slog.Logger) (_ *daemon, err error) {
+func openDaemon(ctx context.Context, at *place, cfg *config.Config, log *slog.Logger) (_ *daemon, err error) {
 	if os.Getuid() != 0 {
 		return nil, errors.New("the daemon needs root (it mounts, and makes namespaces); run it as root")
 	}
@@ -66,10 +66,6 @@ func openDaemon(ctx context.Context, at *place, log *slog.Logger) (_ *daemon, er
 			d.Close()
 		}
 	}()
-	cfg, err := loadConfig(at)
-	if err != nil {
-		return nil, err
-	}
 	unlock, err := cache.Lock(at.Root())
 	if err != nil {
 		return nil, err
@@ -149,23 +145,6 @@ func closeRoot(root string) error {
 		}
 	}
 	return nil
-}
-
-func loadConfig(at *place) (*config.Config, error) {
-	path := at.config
-	if path == "" {
-		path = defaultConfig
-	}
-	cfg, err := config.LoadFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("configuration file %s: %w", path, err)
-	}
-	if at.config != "" {
-		if _, err := os.Stat(at.config); err != nil {
-			return nil, fmt.Errorf("configuration file: %w", err)
-		}
-	}
-	return &cfg, nil
 }
 
 // carriedEmulators unpacks the emulators that this binary carries. One that can't be had is left

@@ -33,7 +33,7 @@ set -eu
 gantry=$1 context=$2
 ip link set lo up
 ip addr add 192.0.2.1/32 dev lo
-"$gantry" registry serve --addr 192.0.2.1:5000 2>/dev/null &
+"$gantry" registry serve --open --addr 192.0.2.1:5000 2>/dev/null &
 registry=$!
 trap '"$gantry" daemon stop; kill $registry; wait $registry || true' EXIT
 until curl -fs http://192.0.2.1:5000/v2/ >/dev/null; do kill -0 $registry; sleep 0.1; done

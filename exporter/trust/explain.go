@@ -9,22 +9,25 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	remoteserrors "github.com/containerd/containerd/v2/core/remotes/errors"
+	"github.com/distribution/reference"
 )
 
-// refusal is an error whose text is for the user and whose chain is for logs
-// and for errors.Is.
+// refusal is an error that begins with a sentence for the user and ends with its
+// cause, in the words of who noticed it.
 type refusal struct {
-	text string
-	err  error
+	text  string
+	cause string
+	err   error
 }
 
-func (r *refusal) Error() string { return r.text }
+func (r *refusal) Error() string { return r.text + " (" + r.cause + ")" }
 
 func (r *refusal) Unwrap() error { return r.err }
 
@@ -46,14 +49,38 @@ func Explain(host string, err error) error {
 	case err == nil, errors.Is(err, context.Canceled):
 		return err
 	case errors.As(err, &before):
-		return &refusal{text: before.text, err: err}
+		return &refusal{text: before.text, cause: before.cause, err: err}
 	}
 	for _, r := range reasons() {
 		if r.is(err) {
-			return &refusal{text: "registry " + host + ": " + strings.ReplaceAll(r.text(err), "HOST", host), err: err}
+			return &refusal{text: "registry " + host + ": " + strings.ReplaceAll(r.text(err), "HOST", host), cause: err.Error(), err: err}
 		}
 	}
 	return err
+}
+
+// explained finds the sentence of an Explain in another process, named the image in whose transfer
+// BuildKit gave up (exporter/containerimage/export.go and client/llb/sourceresolver, v0.34.2).
+var (
+	explained = regexp.MustCompile(`\bregistry \S+: `)
+	named     = regexp.MustCompile(`failed to (?:push|resolve source metadata for) (\S+): `)
+)
+
+// ExplainText is Explain for an error of the daemon that came as text: the registry is the one that the
+// text is about. One that was explained there, or is about no registry, comes back as it is.
+func ExplainText(err error) error {
+	if err == nil || explained.MatchString(err.Error()) {
+		return err
+	}
+	m := named.FindAllStringSubmatch(err.Error(), -1)
+	if m == nil {
+		return err
+	}
+	ref, perr := reference.ParseNormalizedNamed(m[len(m)-1][1]) // the innermost
+	if perr != nil {
+		return err
+	}
+	return Explain(reference.Domain(ref), err)
 }
 
 // reason is one kind of failure; the first that fits counts.

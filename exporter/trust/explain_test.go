@@ -54,6 +54,27 @@ func TestExplain(t *testing.T) {
 	}
 }
 
+// An error of the daemon is about the registry that it names, not about the one that was pushed to.
+func TestExplainText(t *testing.T) {
+	for text, want := range map[string]string{
+		"failed to solve: failed to push b.lan:5000/x:1: unexpected status from POST request to https://b.lan:5000/v2/x/blobs/uploads/: 403 Forbidden":                                       "registry b.lan:5000: the login in use may not do this; run `gantry login b.lan:5000` as someone who may (failed to solve: failed to push b.lan:5000/x:1: ",
+		"failed to solve: base.lan/x: failed to resolve source metadata for base.lan/x:latest: pull access denied, repository does not exist or may require authorization: 401 Unauthorized": "registry base.lan: no such repository, or it wants a login; check the name, or run `gantry login base.lan` (",
+		"failed to push docker.io/library/x:1: 401 Unauthorized":                              "registry docker.io: ",
+		"failed to push b.lan/x:1: failed to do request: registry b.lan: nothing listens (x)": "failed to push b.lan/x:1: failed to do request: registry b.lan: nothing listens (x)",
+		"process did not complete: 401 Unauthorized, said curl":                               "process did not complete: 401 Unauthorized, said curl",
+		"failed to push b.lan/x:1: something new":                                             "failed to push b.lan/x:1: something new",
+	} {
+		cause := errors.New(text)
+		got := ExplainText(cause)
+		if !strings.HasPrefix(got.Error(), want) || !strings.Contains(got.Error(), text) || !errors.Is(got, cause) {
+			t.Errorf("%s\nbecame %v\nwant %s", text, got, want)
+		}
+	}
+	if ExplainText(nil) != nil {
+		t.Error("nil became an error")
+	}
+}
+
 func TestExplainCertificates(t *testing.T) {
 	ca := newCA(t)
 	s := store(t, Options{})

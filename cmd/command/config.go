@@ -1,0 +1,182 @@
+package command
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+
+	"github.com/moby/buildkit/cmd/buildkitd/config"
+	"github.com/pelletier/go-toml/v2"
+
+	"github.com/gantry-build/gantry/cache"
+)
+
+// honoured has the keys of buildkitd.toml (docs/buildkitd.toml.md there, v0.34.2) that gantry heeds, and
+// those whose only sensible value it has anyway. Decoded strictly, it tells where every other key stands.
+type honoured struct {
+	Debug            any `toml:"debug"`
+	Trace            any `toml:"trace"`
+	Entitlements     any `toml:"insecure-entitlements"`
+	ProxyNetwork     any `toml:"proxyNetwork"`
+	ProvenanceEnvDir any `toml:"provenanceEnvDir"`
+	Registries       any `toml:"registry"`
+	DNS              any `toml:"dns"`
+	History          any `toml:"history"`
+	CDI              any `toml:"cdi"`
+	Frontends        any `toml:"frontend"`
+	Log              struct {
+		Format any `toml:"format"`
+		Level  any `toml:"level"`
+	} `toml:"log"`
+	Cache struct {
+		GHA any `toml:"gha"`
+	} `toml:"cache"`
+	Workers struct {
+		Containerd struct {
+			Enabled any `toml:"enabled"`
+		} `toml:"containerd"`
+		OCI struct {
+			Enabled             any `toml:"enabled"`
+			Labels              any `toml:"labels"`
+			Snapshotter         any `toml:"snapshotter"`
+			NoProcessSandbox    any `toml:"noProcessSandbox"`
+			DefaultCgroupParent any `toml:"defaultCgroupParent"`
+			ApparmorProfile     any `toml:"apparmor-profile"`
+			SELinux             any `toml:"selinux"`
+			MaxParallelism      any `toml:"max-parallelism"`
+			NetworkMode         any `toml:"networkMode"`
+			GC                  any `toml:"gc"`
+			KeepStorage         any `toml:"gckeepstorage"`
+			ReservedSpace       any `toml:"reservedSpace"`
+			MaxUsedSpace        any `toml:"maxUsedSpace"`
+			MinFreeSpace        any `toml:"minFreeSpace"`
+			GCPolicy            any `toml:"gcpolicy"`
+		} `toml:"oci"`
+	} `toml:"worker"`
+}
+
+// instead says what to do in place of keys that BuildKit has and gantry has not.
+var instead = map[string]string{
+	"root":                            "say --root",
+	"grpc":                            "the daemon has one socket; say --socket where",
+	"otel":                            "traces are in `gantry history trace`",
+	"worker.containerd":               "containerd is inside; the settings of steps belong below [worker.oci]",
+	"worker.oci.platforms":            "`gantry emulators ls` shows what this machine runs",
+	"worker.oci.binary":               "runc is inside",
+	"worker.oci.cniConfigPath":        "steps need no CNI plugins",
+	"worker.oci.cniBinaryPath":        "steps need no CNI plugins",
+	"worker.oci.cniPoolSize":          "steps need no CNI plugins",
+	"worker.oci.bridgeName":           "steps are on the containers' bridge",
+	"worker.oci.bridgeSubnet":         "steps are on the containers' bridge",
+	"worker.oci.rootless":             "the daemon needs root",
+	"worker.oci.stargzSnapshotter":    "the store is overlayfs",
+	"worker.oci.proxySnapshotterPath": "the store is overlayfs",
+	"system":                          "it has no counterpart here",
+	"compaction":                      "it has no counterpart here",
+	"worker.oci.userRemapUnsupported": "it has no counterpart here",
+}
+
+// loadConfig reads the configuration file: the one that was named, or the one in its usual place if there
+// is one. Its errors say in which line a setting stands that has no effect here.
+func loadConfig(at *place) (*config.Config, error) {
+	path := at.Config()
+	if path == "" {
+		path = defaultConfig
+	}
+	text, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) && at.config == "" {
+		return &config.Config{}, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("configuration file: %w", err)
+	}
+	cfg, err := parseConfig(text)
+	if err != nil {
+		return nil, fmt.Errorf("configuration file %s%w", path, err)
+	}
+	return cfg, nil
+}
+
+// located is an error that begins with the line that it is about.
+func located(line int, format string, args ...any) error {
+	return fmt.Errorf(":%d: "+format, append([]any{line}, args...)...)
+}
+
+func parseConfig(text []byte) (*config.Config, error) {
+	strict := toml.NewDecoder(bytes.NewReader(text)).DisallowUnknownFields()
+	err := strict.Decode(&honoured{})
+	var unknown *toml.StrictMissingError
+	var broken *toml.DecodeError
+	switch {
+	case errors.As(err, &unknown) && len(unknown.Errors) > 0:
+		first := unknown.Errors[0]
+		line, _ := first.Position()
+		return nil, refuseKey(line, first.Key())
+	case errors.As(err, &broken):
+		line, _ := broken.Position()
+		return nil, located(line, "%s", broken.Error())
+	case err != nil:
+		return nil, fmt.Errorf(": %w", err)
+	}
+	cfg, err := config.Load(bytes.NewReader(text))
+	if errors.As(err, &broken) {
+		line, _ := broken.Position()
+		return nil, located(line, "%s: %s", strings.Join(broken.Key(), "."), strings.TrimPrefix(broken.Error(), "toml: "))
+	}
+	if err != nil {
+		return nil, fmt.Errorf(": %w", err)
+	}
+	return &cfg, checkConfig(&cfg)
+}
+
+func refuseKey(line int, key []string) error {
+	name := strings.Join(key, ".")
+	for n := len(key); n > 0; n-- {
+		if what, ok := instead[strings.Join(key[:n], ".")]; ok {
+			return located(line, "%s has no effect here: %s", name, what)
+		}
+	}
+	return located(line, "%s is unknown", name)
+}
+
+// checkConfig refuses values that only a BuildKit with other parts has.
+func checkConfig(c *config.Config) error {
+	if e := c.Workers.OCI.Enabled; e != nil && !*e {
+		return errors.New(": worker.oci.enabled = false: there is no other worker here")
+	}
+	if e := c.Workers.Containerd.Enabled; e != nil && *e {
+		return errors.New(": worker.containerd.enabled = true: containerd is inside, and [worker.oci] uses it")
+	}
+	if s := c.Workers.OCI.Snapshotter; s != "" && s != "auto" && s != cache.Snapshotter {
+		return fmt.Errorf(": worker.oci.snapshotter = %q: the store has %s", s, cache.Snapshotter)
+	}
+	if f := c.Log.Format; f != "" && f != "text" && f != "json" {
+		return fmt.Errorf(": log.format = %q: want text or json", f)
+	}
+	_, err := logLevel(c)
+	return err
+}
+
+// logLevel is what the configuration says of [log] level, and of the older debug and trace.
+func logLevel(c *config.Config) (slog.Level, error) {
+	switch c.Log.Level {
+	case "":
+	case "trace", "debug":
+		return slog.LevelDebug, nil
+	case "info":
+		return slog.LevelInfo, nil
+	case "warn", "warning":
+		return slog.LevelWarn, nil
+	case "error", "fatal", "panic":
+		return slog.LevelError, nil
+	default:
+		return 0, fmt.Errorf(": log.level = %q: want debug, info, warn or error", c.Log.Level)
+	}
+	if c.Debug || c.Trace {
+		return slog.LevelDebug, nil
+	}
+	return slog.LevelInfo, nil
+}
