@@ -19,10 +19,6 @@ import (
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/containerd/containerd/v2/defaults"
-	"github.com/moby/buildkit/cache/remotecache"
-	inlineremotecache "github.com/moby/buildkit/cache/remotecache/inline"
-	localremotecache "github.com/moby/buildkit/cache/remotecache/local"
-	registryremotecache "github.com/moby/buildkit/cache/remotecache/registry"
 	"github.com/moby/buildkit/cmd/buildkitd/config"
 	"github.com/moby/buildkit/control"
 	"github.com/moby/buildkit/exporter"
@@ -153,30 +149,23 @@ func (s *Solver) start(ctx context.Context, o Options) error {
 	s.bolts = append(s.bolts, history)
 	tracer := traces()
 	s.controller, err = control.NewController(control.Opt{
-		TraceCollector:   detect.Recorder,
-		SessionManager:   s.Sessions,
-		WorkerController: s.worker,
-		Frontends:        fronts,
-		ProvenanceEnv:    env,
-		ResolveCacheExporterFuncs: map[string]remotecache.ResolveCacheExporterFunc{
-			"registry": registryremotecache.ResolveCacheExporterFunc(s.Sessions, o.Hosts),
-			"local":    localremotecache.ResolveCacheExporterFunc(s.Sessions),
-			"inline":   inlineremotecache.ResolveCacheExporterFunc(),
-		},
-		ResolveCacheImporterFuncs: map[string]remotecache.ResolveCacheImporterFunc{
-			"registry": registryremotecache.ResolveCacheImporterFunc(s.Sessions, w.ContentStore(), o.Hosts),
-			"local":    localremotecache.ResolveCacheImporterFunc(s.Sessions),
-		},
-		CacheManager:   bksolver.NewCacheManager(ctx, "local", steps, worker.NewCacheResultStorage(s.worker)),
-		Entitlements:   entitled(o.Config),
-		ProxyNetwork:   o.Config.ProxyNetwork,
-		HistoryDB:      history,
-		HistoryConfig:  o.Config.History,
-		CacheStore:     steps,
-		LeaseManager:   w.LeaseManager(),
-		ContentStore:   w.ContentStore(),
-		GarbageCollect: w.GarbageCollect,
-		GracefulStop:   ctx.Done(),
+		TraceCollector:            detect.Recorder,
+		SessionManager:            s.Sessions,
+		WorkerController:          s.worker,
+		Frontends:                 fronts,
+		ProvenanceEnv:             env,
+		ResolveCacheExporterFuncs: cacheExporters(o, s.Sessions),
+		ResolveCacheImporterFuncs: cacheImporters(o, s.Sessions, w.ContentStore()),
+		CacheManager:              bksolver.NewCacheManager(ctx, "local", steps, worker.NewCacheResultStorage(s.worker)),
+		Entitlements:              entitled(o.Config),
+		ProxyNetwork:              o.Config.ProxyNetwork,
+		HistoryDB:                 history,
+		HistoryConfig:             o.Config.History,
+		CacheStore:                steps,
+		LeaseManager:              w.LeaseManager(),
+		ContentStore:              w.ContentStore(),
+		GarbageCollect:            w.GarbageCollect,
+		GracefulStop:              ctx.Done(),
 	})
 	if err != nil {
 		return err

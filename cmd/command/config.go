@@ -156,6 +156,9 @@ func checkConfig(c *config.Config) error {
 	if f := c.Log.Format; f != "" && f != "text" && f != "json" {
 		return fmt.Errorf(": log.format = %q: want text or json", f)
 	}
+	if g := c.Cache.GHA; g != nil && g.Verify.Required {
+		return errors.New(": cache.gha.verify.required = true: signatures of caches are not checked here")
+	}
 	_, err := logLevel(c)
 	return err
 }
