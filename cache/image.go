@@ -33,6 +33,7 @@ type Image struct {
 	Target     ocispec.Descriptor // what the name points to: an index or a manifest
 	Manifest   ocispec.Descriptor
 	ConfigDesc ocispec.Descriptor
+	Layers     []ocispec.Descriptor
 	Platform   ocispec.Platform // normalised
 	Config     ocispec.Image
 	RawConfig  []byte // the config blob, with Docker's own fields (Healthcheck, Shell, OnBuild)
@@ -141,7 +142,7 @@ func readManifest(ctx context.Context, cs content.Provider, desc ocispec.Descrip
 	if err := readJSON(ctx, cs, desc, &m); err != nil {
 		return nil, err
 	}
-	img := &Image{Manifest: desc, ConfigDesc: m.Config}
+	img := &Image{Manifest: desc, ConfigDesc: m.Config, Layers: m.Layers}
 	raw, err := content.ReadBlob(ctx, cs, m.Config)
 	if err != nil {
 		return nil, err
@@ -216,6 +217,9 @@ func (s *Store) rootfs(ctx context.Context, record images.Image, img *Image) (st
 		if _, err := sn.Stat(ctx, name); err == nil {
 			return name, nil
 		}
+	}
+	if err := s.verify(ctx, img); err != nil {
+		return "", fmt.Errorf("image %s for %s: %w", familiar(record.Name), platforms.Format(img.Platform), err)
 	}
 	diffs := img.Config.RootFS.DiffIDs
 	if len(diffs) == 0 {

@@ -8,6 +8,7 @@
 package image
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -118,8 +119,15 @@ func (e *imageExporter) Resolve(ctx context.Context, id int, attrs map[string]st
 }
 
 // fullNames gives the names in attrs the form under which images are looked up: app is
-// docker.io/library/app:latest.
+// docker.io/library/app:latest. What is pushed by digest has no tag, or BuildKit refuses it.
 func fullNames(attrs map[string]string) error {
+	byDigest := false
+	if v, ok := attrs[string(exptypes.OptKeyPushByDigest)]; ok {
+		var err error
+		if byDigest, err = strconv.ParseBool(cmp.Or(v, "true")); err != nil {
+			return fmt.Errorf("exporter attribute %s=%s: %w", exptypes.OptKeyPushByDigest, v, err)
+		}
+	}
 	key := string(exptypes.OptKeyName)
 	names := strings.Split(attrs[key], ",")
 	for i, n := range names {
@@ -130,7 +138,10 @@ func fullNames(attrs map[string]string) error {
 		if err != nil {
 			return fmt.Errorf("exporter attribute name=%s: %w", n, err)
 		}
-		names[i] = reference.TagNameOnly(named).String()
+		if !byDigest {
+			named = reference.TagNameOnly(named)
+		}
+		names[i] = named.String()
 	}
 	if attrs[key] != "" {
 		attrs[key] = strings.Join(names, ",")
@@ -260,6 +271,9 @@ func (e *instance) record(ctx context.Context, names string, target ocispec.Desc
 	for name := range strings.SplitSeq(names, ",") {
 		if name == "" {
 			continue
+		}
+		if named, err := reference.ParseNormalizedNamed(name); err == nil && reference.IsNameOnly(named) {
+			name += "@" + target.Digest.String() // pushed by digest: no tag is its name
 		}
 		done := progress.OneOff(ctx, "naming to "+name)
 		img := images.Image{Name: name, Target: target}
