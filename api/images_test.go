@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http/httptest"
 	"net/url"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -17,8 +16,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/gantry-build/gantry/cache"
-	"github.com/gantry-build/gantry/internal/need"
+	"github.com/gantry-build/gantry/cache/cachetest"
 )
 
 // shelf is the image half of the API over a store of its own.
@@ -28,17 +26,7 @@ type shelf struct {
 }
 
 func newShelf(t *testing.T) shelf {
-	need.Root(t)
-	dir, err := os.MkdirTemp("/tmp", "") // short: sockets lie below it
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	s, err := cache.Start(t.Context(), cache.Options{Root: dir + "/r", State: dir + "/s", Shim: "/bin/false", Runc: "/bin/false"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(s.Close)
+	s := cachetest.Start(t)
 	return shelf{&Images{Store: s, Users: func(string) []string { return nil }}, t}
 }
 

@@ -33,6 +33,41 @@ func (f *failures) ended(session, ref string) {
 	f.builds[session] = rest
 }
 
+// usage counts what only kept steps hold as what pruning frees, which it does.
+func (f *failures) usage(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	resp, err := next(ctx, req)
+	du, ok := resp.(*controlapi.DiskUsageResponse)
+	if err != nil || !ok {
+		return resp, err
+	}
+	held := f.held()
+	records := map[string]*controlapi.UsageRecord{}
+	for _, r := range du.Record {
+		records[r.ID] = r
+	}
+	for len(held) > 0 {
+		r := records[held[0]]
+		held = held[1:]
+		if r != nil && r.InUse {
+			r.InUse = false
+			held = append(held, r.Parents...)
+		}
+	}
+	return du, nil
+}
+
+// held are the records of the build cache behind kept steps.
+func (f *failures) held() (ids []string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, k := range f.steps {
+		for _, ref := range k.refs {
+			ids = append(ids, ref.ID())
+		}
+	}
+	return ids
+}
+
 // pruned lets go of the kept steps before the build cache is pruned: whoever asks for space gets
 // that, too.
 func (f *failures) pruned(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {

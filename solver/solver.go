@@ -172,7 +172,7 @@ func (s *Solver) start(ctx context.Context, o Options) error {
 	}
 	s.Server = grpc.NewServer(
 		grpc.StatsHandler(tracing.ServerStatsHandler(otelgrpc.WithTracerProvider(tracer), otelgrpc.WithPropagators(propagation.TraceContext{}))),
-		grpc.ChainUnaryInterceptor(reclaiming(o.Store), s.failures.named, s.changes.asked, o.Request, grpcerrors.UnaryServerInterceptor),
+		grpc.ChainUnaryInterceptor(reclaiming(o.Store), s.failures.named, s.failures.usage, s.changes.asked, o.Request, grpcerrors.UnaryServerInterceptor),
 		grpc.ChainStreamInterceptor(s.failures.pruned, grpcerrors.StreamServerInterceptor),
 		grpc.MaxRecvMsgSize(defaults.DefaultMaxRecvMsgSize),
 		grpc.MaxSendMsgSize(defaults.DefaultMaxSendMsgSize),
