@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -115,6 +116,9 @@ func extendBuild(cmd *cobra.Command, at *place, d *builderDriver) {
 		if err := checkBuild(f, args[0]); err != nil {
 			return err
 		}
+		if err := allowPushByDigest(f.Lookup("output")); err != nil {
+			return err
+		}
 		if d.prepare, err = extra.apply(cmd.Context(), f, args[0]); err != nil {
 			return err
 		}
@@ -155,6 +159,24 @@ func checkBuild(f *pflag.FlagSet, context string) error {
 	}
 	file, _ := f.GetString("file")
 	return checkDockerfile(context, file)
+}
+
+// byDigest is the attribute of an output that is pushed under no tag, when it is on.
+var byDigest = regexp.MustCompile(`(^|,)push-by-digest=(?i:true|t|1)(,|$)`)
+
+// allowPushByDigest writes the attribute so that buildx does not recognise it: it refuses it for all
+// builders that keep results themselves, as dockerd can't do it (build/opt.go, v0.38.2). An empty value
+// is on for the exporter.
+func allowPushByDigest(output *pflag.Flag) error {
+	values, ok := output.Value.(pflag.SliceValue)
+	if !ok {
+		return nil
+	}
+	all := values.GetSlice()
+	for i, v := range all {
+		all[i] = byDigest.ReplaceAllString(v, "${1}push-by-digest=$2")
+	}
+	return values.Replace(all)
 }
 
 var progressModes = []string{"auto", "none", "plain", "quiet", "rawjson", "tty"}
