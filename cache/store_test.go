@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"context"
 	"encoding/json"
 	"io"
 	"os"
@@ -25,7 +26,8 @@ import (
 // library is a store with images made by hand.
 type library struct {
 	*Store
-	t *testing.T
+	t   *testing.T
+	ctx context.Context // with a lease: nothing is collected while it is being put together
 }
 
 func newLibrary(t *testing.T) library {
@@ -40,7 +42,11 @@ func newLibrary(t *testing.T) library {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.Close)
-	return library{s, t}
+	ctx, _, err := s.Client.WithLease(namespaces.WithNamespace(t.Context(), Namespace))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return library{s, t, ctx}
 }
 
 func (l library) blob(media string, v any, labels map[string]string) ocispec.Descriptor {
@@ -50,8 +56,7 @@ func (l library) blob(media string, v any, labels map[string]string) ocispec.Des
 		data, _ = json.Marshal(v)
 	}
 	d := ocispec.Descriptor{MediaType: media, Digest: digest.FromBytes(data), Size: int64(len(data))}
-	ctx := namespaces.WithNamespace(l.t.Context(), Namespace)
-	err := content.WriteBlob(ctx, l.Client.ContentStore(), d.Digest.String(), bytes.NewReader(data), d, content.WithLabels(labels))
+	err := content.WriteBlob(l.ctx, l.Client.ContentStore(), d.Digest.String(), bytes.NewReader(data), d, content.WithLabels(labels))
 	if err != nil {
 		l.t.Fatal(err)
 	}
@@ -99,8 +104,7 @@ func (l library) manifest(platform string, layers []ocispec.Descriptor, diffs []
 
 func (l library) name(name string, target ocispec.Descriptor) {
 	l.t.Helper()
-	ctx := namespaces.WithNamespace(l.t.Context(), Namespace)
-	if _, err := l.Client.ImageService().Create(ctx, images.Image{Name: name, Target: target}); err != nil {
+	if _, err := l.Client.ImageService().Create(l.ctx, images.Image{Name: name, Target: target}); err != nil {
 		l.t.Fatal(err)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 
@@ -68,8 +69,12 @@ type Options struct {
 	// from many goroutines, and not after Close.
 	Sandbox func(context.Context) (Sandbox, error)
 
+	// Gateway is the host's address as steps in sandboxes see it.
+	Gateway func(context.Context) (netip.Addr, error)
+
 	// Exporter gives the exporter of a name that stands in for BuildKit's own.
 	Exporter func(Exporting) exporter.Exporter
+	Scan     Scan // makes SBOMs
 	// Request sees what a client asks for before BuildKit does; it may change it.
 	Request grpc.UnaryServerInterceptor
 }

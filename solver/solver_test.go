@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -54,9 +55,12 @@ func start(t testing.TB) *bench {
 	t.Cleanup(store.Close)
 	s, err := solver.Start(ctx, solver.Options{
 		Root: root + "/solver", Store: store, Runc: "/bin/true", Platforms: native{}, Config: &config.Config{},
-		Hosts: trust.New(trust.Options{Root: root}).Hosts,
+		Hosts:   trust.New(trust.Options{Root: root}).Hosts,
 		Sandbox: func(context.Context) (solver.Sandbox, error) { return nil, errors.New("no step runs in these tests") },
-		Request: func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) { return next(ctx, req) },
+		Gateway: func(context.Context) (netip.Addr, error) { return netip.Addr{}, nil },
+		Request: func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+			return next(ctx, req)
+		},
 		Exporter: func(e solver.Exporting) exporter.Exporter {
 			if e.Name != client.ExporterImage {
 				return e.Stock

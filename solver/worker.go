@@ -2,9 +2,12 @@ package solver
 
 import (
 	"context"
+	"log/slog"
 	"maps"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"github.com/containerd/containerd/v2/core/diff/apply"
 	"github.com/containerd/containerd/v2/core/images"
@@ -46,6 +49,9 @@ type gantryWorker struct {
 	execs    *executors
 	failures *failures
 	logLimit int64 // of a step, in bytes
+	gateway  func() netip.Addr
+	scan     Scan
+	version  string // gantry's
 }
 
 func newWorker(ctx context.Context, o Options, failed *failures, changed *changes) (*gantryWorker, error) {
@@ -118,12 +124,37 @@ func newWorker(ctx context.Context, o Options, failed *failures, changed *change
 	if err := registerLocal(bw, changed); err != nil {
 		return nil, err
 	}
-	return &gantryWorker{Worker: bw, exporter: o.Exporter, logLimit: logLimit, execs: execs, failures: failed}, nil
+	return &gantryWorker{Worker: bw, exporter: o.Exporter, logLimit: logLimit, gateway: gatewayOf(o, networkMode), scan: o.Scan, version: o.Version, execs: execs, failures: failed}, nil
 }
 
 // Platforms implements worker.Worker. What runs here is known; BuildKit's own would start a program
 // of each architecture for every client that asks, 25 ms for each build.
 func (w *gantryWorker) Platforms(bool) []ocispec.Platform { return w.Worker.WorkerOpt.Platforms }
+
+// LabelGateway tells buildx what host-gateway in --add-host means (moby/v2, builder-next/worker/label).
+const LabelGateway = "org.mobyproject.buildkit.worker.moby.host-gateway-ip"
+
+// Labels implements worker.Worker. The gateway is known when someone asks: until then there may be no bridge.
+func (w *gantryWorker) Labels() map[string]string {
+	labels := maps.Clone(w.Worker.Labels())
+	if ip := w.gateway(); ip.IsValid() {
+		labels[LabelGateway] = ip.String()
+	}
+	return labels
+}
+
+func gatewayOf(o Options, networkMode string) func() netip.Addr {
+	return sync.OnceValue(func() netip.Addr {
+		if networkMode == "host" {
+			return netip.AddrFrom4([4]byte{127, 0, 0, 1})
+		}
+		ip, err := o.Gateway(context.Background())
+		if err != nil {
+			slog.Warn("host-gateway has no address in builds", "error", err)
+		}
+		return ip
+	})
+}
 
 // Exporter implements worker.Worker. Later registrations of the same name would not replace it.
 func (w *gantryWorker) Exporter(name string, sm *session.Manager) (exporter.Exporter, error) {
@@ -146,9 +177,15 @@ func (w *gantryWorker) ResolveOp(v bksolver.Vertex, s frontend.FrontendLLBBridge
 	if !ok {
 		return w.Worker.ResolveOp(v, s, sm, proxy)
 	}
+	if src, ok := op.Op.(*pb.Op_Source); ok && src.Source.Identifier == scannerID {
+		return scannerImage{w, w.version}, nil
+	}
 	step, ok := op.Op.(*pb.Op_Exec)
 	if !ok {
 		return w.Worker.ResolveOp(v, s, sm, proxy)
+	}
+	if isScanner(step.Exec) {
+		return ops.NewExecOp(v, step, op.Platform, w.CacheMgr, w.ParallelismSem, sm, scanning{w.Executor(), w.scan}, w, nil, false)
 	}
 	exec, err := w.execs.forPlatform(op.Platform)
 	if err != nil {

@@ -178,6 +178,7 @@ func logLevel(c *config.Config) (slog.Level, error) {
 	default:
 		return 0, fmt.Errorf(": log.level = %q: want debug, info, warn or error", c.Log.Level)
 	}
+	//lint:ignore SA1019 many configurations have these
 	if c.Debug || c.Trace {
 		return slog.LevelDebug, nil
 	}

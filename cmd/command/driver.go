@@ -2,6 +2,7 @@ package command
 
 import (
 	"context"
+	"errors"
 	"net"
 
 	"github.com/docker/buildx/driver"
@@ -65,9 +66,23 @@ func (d *builderDriver) Features(context.Context) (map[driver.Feature]bool, erro
 	}, nil
 }
 
-// HostGatewayIP is what host-gateway means in --add-host: steps share the host's network.
-func (d *builderDriver) HostGatewayIP(context.Context) (net.IP, error) {
-	return net.IPv4(127, 0, 0, 1), nil
+// HostGatewayIP is what host-gateway means in --add-host: the host as steps see it.
+func (d *builderDriver) HostGatewayIP(ctx context.Context) (net.IP, error) {
+	c, err := d.Client(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	workers, err := c.ListWorkers(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range workers {
+		if ip := net.ParseIP(w.Labels[solver.LabelGateway]); ip != nil {
+			return ip, nil
+		}
+	}
+	return nil, errors.New("host-gateway has no address: the daemon's log says why")
 }
 
 func (d *builderDriver) Dial(ctx context.Context) (net.Conn, error) {

@@ -204,20 +204,21 @@ func linkTo(program, link string) (string, error) {
 func (d *daemon) openSolver(ctx context.Context, cfg *config.Config, runc string, trusted *trust.Store) (err error) {
 	d.solver, err = solver.Start(ctx, solver.Options{
 		Root: filepath.Join(d.at.Root(), "solver"), Store: d.store, Runc: runc, Config: cfg, Version: Version,
-		Platforms: emulation{d.qemu}, Hosts: trusted.Hosts, Sandbox: d.sandbox, Request: attest.OwnScanner,
+		Platforms: emulation{d.qemu}, Hosts: trusted.Hosts, Sandbox: d.sandbox, Gateway: d.network.Up, Scan: listSoftware,
+		Request: attest.OwnScanner(solver.Scanner, solver.ScannerEpoch),
 		Exporter: func(e solver.Exporting) exporter.Exporter {
-			if e.Name == client.ExporterImage {
-				e.Stock = image.New(image.Options{
-					Stock: e.Stock, Store: d.store, Content: e.Content, Images: e.Images, Leases: e.Leases, Sessions: e.Sessions, Hosts: trusted.Hosts,
-				})
+			if e.Name != client.ExporterImage {
+				return e.Stock
 			}
-			return attest.New(e.Stock, listSoftware)
+			return image.New(image.Options{
+				Stock: e.Stock, Store: d.store, Content: e.Content, Images: e.Images, Leases: e.Leases, Sessions: e.Sessions, Hosts: trusted.Hosts,
+			})
 		},
 	})
 	return err
 }
 
-// listSoftware makes the SBOM of a build's result.
+// listSoftware makes the SBOM of a build's result, or of a stage or the context that it was made of.
 func listSoftware(ctx context.Context, root, name string, created time.Time) ([]byte, error) {
 	doc, err := sbom.Scan(ctx, root, sbom.Options{Name: name, Time: created, Tool: "gantry-" + Version})
 	if err != nil {

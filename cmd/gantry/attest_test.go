@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -144,4 +145,90 @@ func TestAttestations(t *testing.T) {
 		}
 	})
 	g.fails([]string{"--attest-layout sideways", "referrers, index"}, "build", "--attest-layout", "sideways", context)
+}
+
+// A Dockerfile may want its stages and its context scanned, too, and an SBOM says which layer a file is from.
+func TestSBOMOfStagesAndLayers(t *testing.T) {
+	g := newGantry(t)
+	g.base("linux/amd64")
+	host := g.registry(false)
+	context := dir(t, map[string]string{
+		"Dockerfile": `ARG BUILDKIT_SBOM_SCAN_CONTEXT=true
+FROM debian:bookworm-slim AS tools
+ARG BUILDKIT_SBOM_SCAN_STAGE=true
+COPY a /usr/lib/node_modules/a/
+COPY var /context/
+FROM tools
+COPY b /usr/lib/node_modules/b/
+`,
+		"a/package.json": `{"name":"a","version":"1.0.0"}`, "b/package.json": `{"name":"b","version":"1.0.0"}`,
+		"var/lib/dpkg/status": "Package: ofcontext\nStatus: install ok installed\nVersion: 1\nArchitecture: all\n",
+	})
+	out := t.TempDir()
+	g.run("build", "-q", "--sbom=true", "--output", out, context)
+	for file, want := range map[string]string{"sbom": "a b", "sbom-tools": "a", "sbom-context": "ofcontext"} {
+		dt, err := os.ReadFile(filepath.Join(out, file+".spdx.json"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var s statement
+		if err := json.Unmarshal(dt, &s); err != nil {
+			t.Fatal(err)
+		}
+		var names []string
+		for _, p := range s.Predicate.Packages {
+			if p.Name == "a" || p.Name == "b" || p.Name == "ofcontext" {
+				names = append(names, p.Name)
+			}
+		}
+		if got := strings.Join(names, " "); got != want {
+			t.Errorf("%s names %q, want %q", file, got, want)
+		}
+	}
+
+	for _, layout := range []string{"referrers", "index"} {
+		repository := host + "/v2/" + layout
+		subject := g.run("build", "-q", "--sbom=true", "--attest-layout", layout, "--push", "-t", host+"/"+layout+":1", context)
+		var listed ocispec.Index
+		if layout == "index" {
+			fetch(t, repository+"/manifests/1", &listed)
+			subject, listed.Manifests = listed.Manifests[0].Digest.String(), listed.Manifests[1:]
+		} else {
+			fetch(t, repository+"/manifests/"+strings.Replace(subject, ":", "-", 1), &listed)
+		}
+		var image ocispec.Manifest
+		fetch(t, repository+"/manifests/"+subject, &image)
+		want := map[string]string{}
+		for i, file := range map[int]string{0: "/var/lib/dpkg/status", 1: "/usr/lib/node_modules/a/package.json", 3: "/usr/lib/node_modules/b/package.json"} {
+			want[file] = "layerID: " + image.Layers[i].Digest.String()
+		}
+		found := false
+		for _, d := range listed.Manifests {
+			var m ocispec.Manifest
+			fetch(t, repository+"/manifests/"+d.Digest.String(), &m)
+			for _, l := range m.Layers {
+				var s struct {
+					Predicate struct {
+						Name  string                               `json:"name"`
+						Files []struct{ FileName, Comment string } `json:"files"`
+					} `json:"predicate"`
+				}
+				fetch(t, repository+"/blobs/"+l.Digest.String(), &s)
+				if s.Predicate.Name != "sbom" {
+					continue
+				}
+				found = true
+				got := map[string]string{}
+				for _, f := range s.Predicate.Files {
+					got[f.FileName] = f.Comment
+				}
+				if !maps.Equal(got, want) {
+					t.Errorf("%s: the files' layers are\n%v\nwant\n%v", layout, got, want)
+				}
+			}
+		}
+		if !found {
+			t.Errorf("%s: no SBOM of the image itself", layout)
+		}
+	}
 }

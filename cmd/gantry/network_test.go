@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // A step has a network of its own: nothing of the host's loopback answers, two platforms can listen on
@@ -41,6 +42,14 @@ RUN --network=none test "$(tail -n +3 /proc/net/dev | cut -d: -f1 | tr -d ' ' | 
 	if strings.Count(log, " loopback answers") != 2 {
 		t.Errorf("with the entitlement both platforms are on the host's network:\n%s", log)
 	}
+
+	l, err := net.Listen("tcp4", "0.0.0.0:0") // every address of the host
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, everywhere, _ := net.SplitHostPort(l.Addr().String())
+	g.run("build", "--add-host", "gw:host-gateway", dir(t, map[string]string{"Dockerfile": "FROM debian:bookworm-slim\nRUN bash -c ': >/dev/tcp/gw/" + everywhere + "'\n"}))
 
 	cfg := filepath.Join(t.TempDir(), "gantry.toml")
 	if err := os.WriteFile(cfg, []byte("[worker.oci]\nnetworkMode = \"host\"\n"), 0o600); err != nil {
@@ -82,4 +91,37 @@ func hostServers(t *testing.T) (port, abstract string) {
 		}()
 	}
 	return port, abstract
+}
+
+// BenchmarkStepNetwork builds the same steps with a network of their own and on the host's, in turn, and
+// reports what a step takes of each, in milliseconds.
+func BenchmarkStepNetwork(b *testing.B) {
+	const steps = 40
+	context := probe(b)
+	file := filepath.Join(b.TempDir(), "Dockerfile")
+	text := "FROM scratch\nCOPY amd64 /probe\n" + strings.Repeat("RUN [\"/probe\", \"exit\", \"0\"]\n", steps)
+	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+		b.Fatal(err)
+	}
+	took := map[string][]time.Duration{}
+	daemons := map[string]*gantry{}
+	for _, mode := range []string{"bridge", "host"} {
+		g := newGantry(b)
+		cfg := filepath.Join(g.root, "gantry.toml")
+		if err := os.WriteFile(cfg, []byte("[worker.oci]\nnetworkMode = \""+mode+"\"\n"), 0o600); err != nil {
+			b.Fatal(err)
+		}
+		g.env = append(g.env, "GANTRY_CONFIG="+cfg)
+		g.run("daemon", "stop")
+		g.run("build", "-q", "-f", file, context) // the first makes the bridge
+		daemons[mode] = g
+	}
+	for b.Loop() {
+		for mode, g := range daemons {
+			took[mode] = append(took[mode], timed(func() { g.run("build", "-q", "--no-cache", "-f", file, context) }))
+		}
+	}
+	for mode, all := range took {
+		b.ReportMetric(float64(median(all).Microseconds())/1000/steps, mode+"-ms/step")
+	}
 }

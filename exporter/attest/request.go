@@ -1,8 +1,15 @@
+// Package attest says what is in an image and how it came to be: it lays in-toto statements beside images
+// as OCI referrers, so that an index has the platforms in it that one can run, and nothing else, and tells
+// in SBOMs which layer a file is from.
+//
+// Statements are in-toto's (github.com/in-toto/attestation); provenance in them is BuildKit's SLSA
+// predicate; the other layout, in which attestations are manifests of the index under a platform
+// "unknown/unknown", is BuildKit's own (docs/attestations/attestation-storage.md there).
 package attest
 
 import (
 	"context"
-	"maps"
+	"encoding/csv"
 	"slices"
 	"strings"
 
@@ -12,32 +19,50 @@ import (
 	"google.golang.org/grpc"
 )
 
-// OwnScanner is an interceptor of BuildKit's API that turns a request for an SBOM that names no scanner of its own into one for ours:
-// BuildKit's is a program in an image from a hub.
-func OwnScanner(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-	if inner, ok := req.(*gatewayapi.SolveRequest); ok && wantsSBOM(inner.FrontendOpt) {
-		// The client that drives the frontend itself, as buildx does, says it in both requests.
-		maps.DeleteFunc(inner.FrontendOpt, func(k, _ string) bool { return isSBOM(k) })
+// OwnScanner is an interceptor of BuildKit's API that names generator in every request for an SBOM that
+// names none: BuildKit's own is a program in an image from a hub. A build of a given time passes that on as
+// the generator's parameter epoch.
+func OwnScanner(generator, epoch string) grpc.UnaryServerInterceptor {
+	return func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+		switch r := req.(type) {
+		case *controlapi.SolveRequest:
+			name(r.FrontendAttrs, generator, epoch)
+		case *gatewayapi.SolveRequest: // the client that drives the frontend itself, as buildx does, says it in both
+			name(r.FrontendOpt, generator, epoch)
+		}
 		return next(ctx, req)
 	}
-	solve, ok := req.(*controlapi.SolveRequest)
-	if !ok || !wantsSBOM(solve.FrontendAttrs) {
-		return next(ctx, req)
-	}
-	maps.DeleteFunc(solve.FrontendAttrs, func(k, _ string) bool { return isSBOM(k) })
-	for _, e := range solve.Exporters {
-		if e.Attrs == nil {
-			e.Attrs = map[string]string{}
+}
+
+// name adds the generator to the attributes that ask for an SBOM (buildkit, frontend/attestations/parse.go,
+// v0.34.2).
+func name(attrs map[string]string, generator, epoch string) {
+	for k, v := range attrs {
+		if !isSBOM(k) {
+			continue
 		}
-		e.Attrs[OptKeySBOM] = "true"
-	}
-	if solve.ExporterDeprecated != "" {
-		if solve.ExporterAttrsDeprecated == nil {
-			solve.ExporterAttrsDeprecated = map[string]string{}
+		fields, err := csv.NewReader(strings.NewReader(v)).Read()
+		if err != nil && v != "" {
+			continue // BuildKit says what is wrong with it
 		}
-		solve.ExporterAttrsDeprecated[OptKeySBOM] = "true"
+		if slices.ContainsFunc(fields, func(f string) bool { return strings.HasPrefix(f, "generator=") }) {
+			continue
+		}
+		fields = append(fields, "generator="+generator)
+		if at := attrs["build-arg:SOURCE_DATE_EPOCH"]; at != "" {
+			fields = append(fields, epoch+"="+at)
+		}
+		attrs[k] = line(fields)
 	}
-	return next(ctx, req)
+}
+
+// line is the reverse of reading one.
+func line(fields []string) string {
+	var b strings.Builder
+	w := csv.NewWriter(&b)
+	_ = w.Write(fields) // into memory: nothing can fail
+	w.Flush()
+	return strings.TrimSuffix(b.String(), "\n")
 }
 
 func isSBOM(key string) bool {
@@ -47,25 +72,4 @@ func isSBOM(key string) bool {
 		}
 	}
 	return false
-}
-
-// wantsSBOM tells a request for an SBOM without a generator, or with a parameter of one, by its
-// attributes (buildkit, frontend/attestations/parse.go, v0.34.2).
-func wantsSBOM(attrs map[string]string) bool {
-	named := func(v string) bool {
-		return slices.ContainsFunc(strings.Split(v, ","), func(field string) bool {
-			return strings.HasPrefix(strings.Trim(field, `"`), "generator=")
-		})
-	}
-	wants := false
-	for k, v := range attrs {
-		if !isSBOM(k) {
-			continue
-		}
-		if named(v) {
-			return false
-		}
-		wants = true
-	}
-	return wants
 }

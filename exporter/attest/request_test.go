@@ -6,13 +6,14 @@ import (
 	"testing"
 
 	controlapi "github.com/moby/buildkit/api/services/control"
+	"github.com/moby/buildkit/frontend/attestations"
 	gatewayapi "github.com/moby/buildkit/frontend/gateway/pb"
 )
 
 // ask sends a request through the interceptor and returns it as BuildKit sees it.
 func ask(t *testing.T, req any) any {
 	t.Helper()
-	seen, err := OwnScanner(t.Context(), req, nil, func(_ context.Context, req any) (any, error) { return req, nil })
+	seen, err := OwnScanner("ours", "AT")(t.Context(), req, nil, func(_ context.Context, req any) (any, error) { return req, nil })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -23,36 +24,33 @@ func ask(t *testing.T, req any) any {
 func TestOwnScanner(t *testing.T) {
 	for name, c := range map[string]struct {
 		attrs map[string]string
-		ours  bool
+		want  map[string]string // of the scanner; nil: as asked
 	}{
-		"none":                {map[string]string{"filename": "Dockerfile"}, false},
-		"plain":               {map[string]string{"attest:sbom": ""}, true},
-		"other case":          {map[string]string{"attest:SBOM": ""}, true},
-		"old name":            {map[string]string{"build-arg:BUILDKIT_ATTEST_SBOM": "true"}, true},
-		"with a parameter":    {map[string]string{"attest:sbom": "scan-cache=no"}, true},
-		"its own":             {map[string]string{"attest:sbom": "generator=docker/scout"}, false},
-		"its own, quoted":     {map[string]string{"attest:sbom": `"generator=a,b",x=y`}, false},
-		"provenance is other": {map[string]string{"attest:provenance": "mode=max"}, false},
+		"none":                {map[string]string{"filename": "Dockerfile"}, nil},
+		"plain":               {map[string]string{"attest:sbom": ""}, map[string]string{"generator": "ours"}},
+		"other case":          {map[string]string{"attest:SBOM": ""}, map[string]string{"generator": "ours"}},
+		"old name":            {map[string]string{"build-arg:BUILDKIT_ATTEST_SBOM": "true"}, map[string]string{"generator": "ours", "true": ""}},
+		"with a parameter":    {map[string]string{"attest:sbom": "scan=a"}, map[string]string{"generator": "ours", "scan": "a"}},
+		"with a comma in it":  {map[string]string{"attest:sbom": `"scan=a,b"`}, map[string]string{"generator": "ours", "scan": "a,b"}},
+		"of a time":           {map[string]string{"attest:sbom": "", "build-arg:SOURCE_DATE_EPOCH": "42"}, map[string]string{"generator": "ours", "AT": "42"}},
+		"its own":             {map[string]string{"attest:sbom": "generator=docker/scout"}, nil},
+		"its own, quoted":     {map[string]string{"attest:sbom": `"generator=a,b",x=y`}, nil},
+		"provenance is other": {map[string]string{"attest:provenance": "mode=max"}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
-			before := maps.Clone(c.attrs)
-			solve := ask(t, &controlapi.SolveRequest{
-				FrontendAttrs: maps.Clone(c.attrs), Exporters: []*controlapi.Exporter{{Type: "image"}}, ExporterDeprecated: "oci",
-			}).(*controlapi.SolveRequest)
-			for _, attrs := range []map[string]string{solve.Exporters[0].Attrs, solve.ExporterAttrsDeprecated} {
-				if got := attrs[OptKeySBOM] == "true"; got != c.ours {
-					t.Errorf("our scanner is asked: %v", got)
-				}
-			}
-			if left := wantsSBOM(solve.FrontendAttrs); left {
-				t.Errorf("BuildKit is asked for an SBOM without a scanner: %v", solve.FrontendAttrs)
-			}
-			if !c.ours && !maps.Equal(before, solve.FrontendAttrs) {
-				t.Errorf("%v became %v", before, solve.FrontendAttrs)
-			}
+			solve := ask(t, &controlapi.SolveRequest{FrontendAttrs: maps.Clone(c.attrs)}).(*controlapi.SolveRequest)
 			inner := ask(t, &gatewayapi.SolveRequest{FrontendOpt: maps.Clone(c.attrs)}).(*gatewayapi.SolveRequest)
-			if c.ours == maps.Equal(before, inner.FrontendOpt) {
-				t.Errorf("through the gateway: %v", inner.FrontendOpt)
+			for _, got := range []map[string]string{solve.FrontendAttrs, inner.FrontendOpt} {
+				if c.want == nil {
+					if !maps.Equal(got, c.attrs) {
+						t.Errorf("%v became %v", c.attrs, got)
+					}
+					continue
+				}
+				parsed, err := attestations.Parse(got)
+				if err != nil || !maps.Equal(parsed["sbom"], c.want) {
+					t.Errorf("%v became %v, which is %v, %v", c.attrs, got, parsed, err)
+				}
 			}
 		})
 	}

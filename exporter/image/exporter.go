@@ -186,6 +186,9 @@ func (e *instance) Export(ctx context.Context, src *exporter.Source, info export
 	if err := e.ready(ctx, results, session.NewGroup(info.SessionID)); err != nil {
 		return nil, nil, nil, err
 	}
+	if src, err = e.layered(ctx, src, session.NewGroup(info.SessionID)); err != nil {
+		return nil, nil, nil, err
+	}
 	src, atts := e.apart(src)
 	resp, finalize, desc, err := e.ExporterInstance.Export(ctx, src, info)
 	if err != nil {

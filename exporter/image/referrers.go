@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/content"
@@ -19,6 +20,32 @@ import (
 
 	"github.com/gantry-build/gantry/exporter/attest"
 )
+
+// layered says in the SBOMs of a result which layer each file is from.
+func (e *instance) layered(ctx context.Context, src *exporter.Source, g session.Group) (*exporter.Source, error) {
+	if len(src.Attestations) == 0 {
+		return src, nil
+	}
+	ps, err := exptypes.ParsePlatforms(src.Metadata)
+	if err != nil {
+		return nil, err
+	}
+	before := src.Attestations
+	src = src.Clone()
+	src.Attestations = maps.Clone(before) // Clone shares the map
+	for _, p := range ps.Platforms {
+		atts := before[p.ID]
+		found, _ := src.FindRef(p.ID)
+		r, ok := found.(*ref)
+		if len(atts) == 0 || !ok || r.remote == nil {
+			continue // FROM scratch, and nothing in it
+		}
+		if src.Attestations[p.ID], err = attest.Layered(ctx, g, atts, r.remote.Provider, r.remote.Descriptors); err != nil {
+			return nil, fmt.Errorf("attestations of %s: %w", p.ID, err)
+		}
+	}
+	return src, nil
+}
 
 // apart takes the attestations out of a result when they are to refer to it; else BuildKit's exporter
 // puts them into the index.

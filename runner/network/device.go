@@ -74,6 +74,17 @@ func (b *Bridge) ensure(ctx context.Context) (*netlink.Bridge, error) {
 	return br, nil
 }
 
+// Up makes the bridge and the table when they are missing, as the first Attach would, and returns the host's
+// address on the network.
+func (b *Bridge) Up(ctx context.Context) (netip.Addr, error) {
+	b.whole.RLock()
+	defer b.whole.RUnlock()
+	if _, err := b.ensure(ctx); err != nil {
+		return netip.Addr{}, fmt.Errorf("network %s: %w", b.opts.Name, err)
+	}
+	return b.Gateway(), nil
+}
+
 // setUp makes the bridge when there is none, and configures it.
 func (b *Bridge) setUp(ctx context.Context, br *netlink.Bridge) (*netlink.Bridge, error) {
 	unlock, err := lockNamespace(ctx)

@@ -181,7 +181,7 @@ func (b *Bridge) Subnet() netip.Prefix {
 	return b.pool.subnet
 }
 
-// Gateway returns the host's address on the network; it is zero until the first Attach.
+// Gateway returns the host's address on the network; it is zero until Up or the first Attach.
 func (b *Bridge) Gateway() netip.Addr {
 	b.mu.Lock()
 	defer b.mu.Unlock()
