@@ -15,6 +15,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
@@ -75,8 +76,8 @@ type Options struct {
 	// Exporter gives the exporter of a name that stands in for BuildKit's own.
 	Exporter func(Exporting) exporter.Exporter
 	Scan     Scan // makes SBOMs
-	// Request sees what a client asks for before BuildKit does; it may change it.
-	Request grpc.UnaryServerInterceptor
+	// Requests see what a client asks for before BuildKit does; they may change it.
+	Requests []grpc.UnaryServerInterceptor
 }
 
 // Exporting is what an exporter is made of.
@@ -177,7 +178,8 @@ func (s *Solver) start(ctx context.Context, o Options) error {
 	}
 	s.Server = grpc.NewServer(
 		grpc.StatsHandler(tracing.ServerStatsHandler(otelgrpc.WithTracerProvider(tracer), otelgrpc.WithPropagators(propagation.TraceContext{}))),
-		grpc.ChainUnaryInterceptor(reclaiming(o.Store), s.failures.named, s.failures.usage, s.changes.asked, o.Request, grpcerrors.UnaryServerInterceptor),
+		grpc.ChainUnaryInterceptor(reclaiming(o.Store), s.failures.named, s.failures.usage, s.changes.asked),
+		grpc.ChainUnaryInterceptor(append(slices.Clip(o.Requests), grpcerrors.UnaryServerInterceptor)...),
 		grpc.ChainStreamInterceptor(s.failures.pruned, grpcerrors.StreamServerInterceptor),
 		grpc.MaxRecvMsgSize(defaults.DefaultMaxRecvMsgSize),
 		grpc.MaxSendMsgSize(defaults.DefaultMaxSendMsgSize),

@@ -19,7 +19,6 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/tonistiigi/fsutil"
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/test/bufconn"
 
 	"github.com/gantry-build/gantry/cache"
@@ -58,9 +57,6 @@ func start(t testing.TB) *bench {
 		Hosts:   trust.New(trust.Options{Root: root}).Hosts,
 		Sandbox: func(context.Context) (solver.Sandbox, error) { return nil, errors.New("no step runs in these tests") },
 		Gateway: func(context.Context) (netip.Addr, error) { return netip.Addr{}, nil },
-		Request: func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-			return next(ctx, req)
-		},
 		Exporter: func(e solver.Exporting) exporter.Exporter {
 			if e.Name != client.ExporterImage {
 				return e.Stock

@@ -21,6 +21,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
 
 	"github.com/gantry-build/gantry/api"
 	"github.com/gantry-build/gantry/cache"
@@ -205,7 +206,7 @@ func (d *daemon) openSolver(ctx context.Context, cfg *config.Config, runc string
 	d.solver, err = solver.Start(ctx, solver.Options{
 		Root: filepath.Join(d.at.Root(), "solver"), Store: d.store, Runc: runc, Config: cfg, Version: Version,
 		Platforms: emulation{d.qemu}, Hosts: trusted.Hosts, Sandbox: d.sandbox, Gateway: d.network.Up, Scan: listSoftware,
-		Request: attest.OwnScanner(solver.Scanner, solver.ScannerEpoch),
+		Requests: []grpc.UnaryServerInterceptor{attest.OwnScanner(solver.Scanner, solver.ScannerEpoch), image.SharedLayers},
 		Exporter: func(e solver.Exporting) exporter.Exporter {
 			if e.Name != client.ExporterImage {
 				return e.Stock

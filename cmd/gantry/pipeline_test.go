@@ -6,8 +6,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/gantry-build/gantry/internal/need"
 )
@@ -79,5 +82,49 @@ func TestLongStepLog(t *testing.T) {
 	}
 	if strings.Contains(log, " 500000\n") || len(log) > 3_000_000 {
 		t.Errorf("a log of %d bytes is not limited", len(log))
+	}
+}
+
+// The cache of a build and its image have the same layers, so a registry keeps them once, and a build from
+// that cache, on another machine, gives the same layers again: with one export, and with two.
+func TestCacheSharesLayersWithTheImage(t *testing.T) {
+	g := newGantry(t)
+	host := g.registry(false)
+	context := dir(t, map[string]string{
+		"Dockerfile": "FROM scratch AS a\nCOPY f /f\nFROM scratch\nCOPY --from=a /f /g\nCOPY h /h\n", "f": strings.Repeat("f", 9999), "h": strings.Repeat("h", 9999),
+	})
+	layers := func(ref string) (digests []string) {
+		var m ocispec.Manifest
+		repository, tag, _ := strings.Cut(ref, ":")
+		fetch(t, host+"/v2/"+repository+"/manifests/"+tag, &m)
+		for _, l := range m.Layers {
+			digests = append(digests, l.Digest.String())
+		}
+		return digests
+	}
+	for name, exports := range map[string][]string{
+		"registry": {"--cache-to", "type=registry,mode=max,ref=" + host + "/registry:cache"},
+		"both":     {"--cache-to", "type=registry,mode=max,ref=" + host + "/both:cache", "--cache-to", "type=inline"},
+		"inline":   {"--cache-to", "type=inline"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ref := host + "/" + name
+			g.run(append(append([]string{"build", "-q", "--no-cache", "--push", "-t", ref + ":image"}, exports...), context)...)
+			image := layers(name + ":image")
+			from := ref + ":image"
+			if name != "inline" {
+				from = ref + ":cache"
+				for _, l := range image {
+					if cached := layers(name + ":cache"); !slices.Contains(cached, l) {
+						t.Errorf("layer %s of the image is not among those of the cache, %v", l, cached)
+					}
+				}
+			}
+			other := newGantry(t)
+			other.run("build", "-q", "--push", "-t", ref+":again", "--cache-from", "type=registry,ref="+from, "--cache-to", "type=inline", context)
+			if again := layers(name + ":again"); !slices.Equal(again, image) {
+				t.Errorf("from the cache the layers are %v, were %v", again, image)
+			}
+		})
 	}
 }

@@ -87,6 +87,7 @@ func (e *imageExporter) Resolve(ctx context.Context, id int, attrs map[string]st
 	own[string(exptypes.OptKeyStore)] = "false"
 	delete(own, OptKeySquash)
 	delete(own, attest.OptKeyLayout)
+	delete(own, OptKeySharedLayers)
 	if own[string(exptypes.OptKeyName)] == "" && !push {
 		// A result without a name is kept, and found by its digest.
 		own[string(exptypes.OptKeyDanglingPrefix)] = DanglingPrefix
@@ -154,6 +155,7 @@ func fullNames(attrs map[string]string) error {
 func asksForStock(attrs map[string]string) bool {
 	for _, k := range []exptypes.ImageExporterOptKey{
 		exptypes.OptKeyLayerCompression, exptypes.OptKeyCompressionLevel, exptypes.OptKeyForceCompression, exptypes.OptKeyRewriteTimestamp,
+		OptKeySharedLayers,
 	} {
 		if _, ok := attrs[string(k)]; ok {
 			return true

@@ -56,7 +56,7 @@ func TestWhatBuildKitIsAsked(t *testing.T) {
 	if err != nil || a.attrs["store"] != "false" || !inst.keep || !inst.squash || !inst.referrers || inst.push || inst.compress {
 		t.Errorf("%v, %+v, %v", a.attrs, inst, err)
 	}
-	for _, own := range []string{OptKeySquash, attest.OptKeyLayout} {
+	for _, own := range []string{OptKeySquash, attest.OptKeyLayout, OptKeySharedLayers} {
 		if _, ok := a.attrs[own]; ok {
 			t.Errorf("BuildKit is asked for %s", own)
 		}
@@ -67,8 +67,10 @@ func TestWhatBuildKitIsAsked(t *testing.T) {
 	if a, inst, _ := resolve(t, map[string]string{"push": "", "store": "false"}); a.attrs["dangling-name-prefix"] != "" || !inst.push || inst.keep || !inst.compress {
 		t.Errorf("pushed and not kept: %v, %+v", a.attrs, inst)
 	}
-	if _, inst, _ := resolve(t, map[string]string{"compression": "zstd"}); !inst.stock {
-		t.Error("another compression is BuildKit's own work")
+	for _, key := range []string{"compression", "rewrite-timestamp", OptKeySharedLayers} {
+		if a, inst, _ := resolve(t, map[string]string{key: "true"}); !inst.stock || a.attrs[OptKeySharedLayers] != "" {
+			t.Errorf("%s is BuildKit's own work: %v", key, a.attrs)
+		}
 	}
 }
 
