@@ -4,9 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -20,7 +18,6 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 
 	"github.com/gantry-build/gantry/api"
@@ -102,52 +99,6 @@ func openDaemon(ctx context.Context, at *place, cfg *config.Config, log *slog.Lo
 	return d, d.listen(trusted)
 }
 
-// prepareDirs makes the runtime directory, and one of the daemon's own for temporary files: BuildKit
-// mounts there, and what a killed daemon has left mounted is found and taken away.
-func prepareDirs(at *place) error {
-	if err := os.MkdirAll(at.State(), 0o711); err != nil {
-		return err
-	}
-	if err := closeRoot(at.Root()); err != nil {
-		return err
-	}
-	tmp := filepath.Join(at.Root(), "tmp")
-	if err := solver.UnmountBelow(tmp); err != nil {
-		return err
-	}
-	if err := os.RemoveAll(tmp); err != nil {
-		return err
-	}
-	if err := os.MkdirAll(tmp, 0o700); err != nil {
-		return err
-	}
-	return os.Setenv("TMPDIR", tmp)
-}
-
-// closeRoot lets no other user into what is in the data root, whichever version has made it.
-func closeRoot(root string) error {
-	entries, err := os.ReadDir(root)
-	if err != nil {
-		return err
-	}
-	if err := os.Chmod(root, 0o711); err != nil {
-		return err
-	}
-	for _, e := range entries {
-		mode := os.FileMode(0o600)
-		if e.IsDir() {
-			mode = 0o700
-		}
-		if e.Type()&os.ModeSymlink != 0 {
-			continue // the user's: it leads to a place of the user's own choice
-		}
-		if err := os.Chmod(filepath.Join(root, e.Name()), mode); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // carriedEmulators unpacks the emulators that this binary carries. One that can't be had is left
 // out, and its platform is refused with a reason when it is asked for.
 func carriedEmulators(bin string) map[string]qemu.Emulator {
@@ -187,19 +138,6 @@ func (d *daemon) openStore(ctx context.Context, bin, runc string) error {
 	}
 	d.closers = append(d.closers, d.store.Close)
 	return nil
-}
-
-// linkTo makes link point to the program, replacing what it was in one step.
-func linkTo(program, link string) (string, error) {
-	if to, err := os.Readlink(link); err == nil && to == program {
-		return link, nil
-	}
-	tmp := link + ".new"
-	_ = os.Remove(tmp)
-	if err := os.Symlink(program, tmp); err != nil {
-		return "", err
-	}
-	return link, os.Rename(tmp, link)
 }
 
 func (d *daemon) openSolver(ctx context.Context, cfg *config.Config, runc string, trusted *trust.Store) (err error) {
@@ -330,28 +268,6 @@ func (d *daemon) listen(trusted *trust.Store) error {
 	d.server = api.Serve(l, handler, build)
 	d.closers = append(d.closers, d.server.Close)
 	return nil
-}
-
-// listenUnix binds the socket in place of a dead daemon's.
-func listenUnix(path string) (net.Listener, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
-		return nil, err
-	}
-	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
-		c.Close()
-		return nil, fmt.Errorf("socket %s: another daemon answers there; choose one with --socket", path)
-	}
-	if fi, err := os.Lstat(path); err == nil && fi.Mode()&os.ModeSocket == 0 {
-		return nil, fmt.Errorf("socket %s: there is a file of another kind; remove it, or choose another place with --socket", path)
-	}
-	_ = os.Remove(path)
-	old := unix.Umask(0o117) // no one else may connect, not even for a moment
-	defer unix.Umask(old)
-	l, err := net.Listen("unix", path)
-	if err != nil {
-		return nil, fmt.Errorf("socket %s: %w", path, err)
-	}
-	return l, nil
 }
 
 // routes are gantry's own endpoints.

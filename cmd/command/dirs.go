@@ -1,0 +1,94 @@
+package command
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/gantry-build/gantry/solver"
+)
+
+// prepareDirs makes the runtime directory, and one of the daemon's own for temporary files: BuildKit
+// mounts there, and what a killed daemon has left mounted is found and taken away.
+func prepareDirs(at *place) error {
+	if err := os.MkdirAll(at.State(), 0o711); err != nil {
+		return err
+	}
+	if err := closeRoot(at.Root()); err != nil {
+		return err
+	}
+	tmp := filepath.Join(at.Root(), "tmp")
+	if err := solver.UnmountBelow(tmp); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(tmp); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(tmp, 0o700); err != nil {
+		return err
+	}
+	return os.Setenv("TMPDIR", tmp)
+}
+
+// closeRoot lets no other user into what is in the data root, whichever version has made it.
+func closeRoot(root string) error {
+	entries, err := os.ReadDir(root)
+	if err != nil {
+		return err
+	}
+	if err := os.Chmod(root, 0o711); err != nil {
+		return err
+	}
+	for _, e := range entries {
+		mode := os.FileMode(0o600)
+		if e.IsDir() {
+			mode = 0o700
+		}
+		if e.Type()&os.ModeSymlink != 0 {
+			continue // the user's: it leads to a place of the user's own choice
+		}
+		if err := os.Chmod(filepath.Join(root, e.Name()), mode); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// linkTo makes link point to the program, replacing what it was in one step.
+func linkTo(program, link string) (string, error) {
+	if to, err := os.Readlink(link); err == nil && to == program {
+		return link, nil
+	}
+	tmp := link + ".new"
+	_ = os.Remove(tmp)
+	if err := os.Symlink(program, tmp); err != nil {
+		return "", err
+	}
+	return link, os.Rename(tmp, link)
+}
+
+// listenUnix binds the socket in place of a dead daemon's.
+func listenUnix(path string) (net.Listener, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
+		return nil, err
+	}
+	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
+		c.Close()
+		return nil, fmt.Errorf("socket %s: another daemon answers there; choose one with --socket", path)
+	}
+	if fi, err := os.Lstat(path); err == nil && fi.Mode()&os.ModeSocket == 0 {
+		return nil, fmt.Errorf("socket %s: there is a file of another kind; remove it, or choose another place with --socket", path)
+	}
+	_ = os.Remove(path)
+	old := unix.Umask(0o117) // no one else may connect, not even for a moment
+	defer unix.Umask(old)
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("socket %s: %w", path, err)
+	}
+	return l, nil
+}
