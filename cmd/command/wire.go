@@ -288,12 +288,15 @@ func (d *daemon) routes(r *api.Router) {
 		return json.NewEncoder(w).Encode(d.solver.Changes(r.PathValue("build")))
 	})
 	r.Handle(http.MethodPost, "/gantry/stop", func(w http.ResponseWriter, _ *http.Request) error {
+		// The answer is sent first: the end closes this connection, too.
+		w.Header().Set("Content-Length", "0")
+		w.WriteHeader(http.StatusAccepted)
+		err := http.NewResponseController(w).Flush()
 		select {
 		case d.stop <- struct{}{}:
 		default:
 		}
-		w.WriteHeader(http.StatusAccepted)
-		return nil
+		return err
 	})
 }
 

@@ -3,11 +3,14 @@ package main
 import (
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/gantry-build/gantry/internal/need"
 )
 
 // A step has a network of its own: nothing of the host's loopback answers, two platforms can listen on
@@ -65,6 +68,43 @@ RUN --network=none test "$(tail -n +3 /proc/net/dev | cut -d: -f1 | tr -d ' ' | 
 		t.Fatal(err)
 	}
 	g.fails([]string{"networkMode", "bridge"}, "--config", cfg, "build", host)
+}
+
+// With BuildKit's proxy a step of any platform reaches what the proxy gives it, and nothing else.
+func TestProxyNetwork(t *testing.T) {
+	g := newGantry(t)
+	g.base("linux/amd64", "linux/arm/v7")
+	l, err := net.Listen("tcp4", "0.0.0.0:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "hello through") })}
+	go func() { _ = server.Serve(l) }()
+	defer server.Close()
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	address := ""
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range addrs {
+		if n, ok := a.(*net.IPNet); ok && n.IP.To4() != nil && !n.IP.IsLoopback() {
+			address = n.IP.String()
+		}
+	}
+	need.That(t, address != "", "needs an address that is not loopback's")
+	cfg := filepath.Join(t.TempDir(), "gantry.toml")
+	if err := os.WriteFile(cfg, []byte("proxyNetwork = true\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	g.run("daemon", "stop")
+	_, log, err := g.try("--config", cfg, "build", "--platform", both, "--no-cache", dir(t, map[string]string{"Dockerfile": fmt.Sprintf(`FROM debian:bookworm-slim
+RUN bash -c 'p=${http_proxy#http://}; p=${p%%/}; exec 3<>/dev/tcp/${p%%:*}/${p##*:}; printf "GET http://%[1]s:%[2]s/ HTTP/1.0\r\n\r\n" >&3; cat <&3'
+RUN bash -c ': </dev/tcp/%[1]s/%[2]s' 2>/dev/null && exit 1 || echo "no other way"
+`, address, port)}))
+	if err != nil || strings.Count(log, " hello through") != 2 || strings.Count(log, " no other way") != 2 {
+		t.Errorf("%v\n%s", err, tail(log, 40))
+	}
 }
 
 // hostServers listen on the host's loopback and on an abstract socket.
