@@ -33,8 +33,8 @@ type Sandbox interface {
 }
 
 // stepNetworks are the networks of RUN --network, and the name of the default one. The configuration's
-// networkMode says which that is: bridge, a namespace for each step; host; or auto, which is bridge
-// where the host can have one. They are not netproviders.Providers', whose bridge needs CNI plugins.
+// networkMode says which that is: bridge, a namespace for each step, which is also the default; host; or
+// auto, which is bridge where the host can have one, and else host. They are not netproviders.Providers', whose bridge needs CNI plugins.
 func stepNetworks(o Options) (map[pb.NetMode]network.Provider, string, error) {
 	networks := map[pb.NetMode]network.Provider{
 		pb.NetMode_HOST: network.NewHostProvider(),
@@ -42,17 +42,18 @@ func stepNetworks(o Options) (map[pb.NetMode]network.Provider, string, error) {
 	}
 	mode := o.Config.Workers.OCI.NetworkConfig.Mode
 	switch mode {
-	case "", "auto":
+	case "", "bridge":
+		mode = "bridge"
+		networks[pb.NetMode_UNSET] = newSandboxes(o.Sandbox, nil)
+	case "auto":
 		mode = "bridge"
 		networks[pb.NetMode_UNSET] = newSandboxes(o.Sandbox, networks[pb.NetMode_HOST])
-	case "bridge":
-		networks[pb.NetMode_UNSET] = newSandboxes(o.Sandbox, nil)
 	case "host":
 		networks[pb.NetMode_UNSET] = networks[pb.NetMode_HOST]
 	case "cni":
 		return nil, "", fmt.Errorf(`configuration: networkMode = "cni": CNI plugins are not used here; write "bridge", which needs none`)
 	default:
-		return nil, "", fmt.Errorf(`configuration: networkMode = %q: want "auto", "bridge" or "host"`, mode)
+		return nil, "", fmt.Errorf(`configuration: networkMode = %q: want "bridge", "host" or "auto"`, mode)
 	}
 	return networks, mode, nil
 }
