@@ -232,3 +232,22 @@ COPY b /usr/lib/node_modules/b/
 		}
 	}
 }
+
+// The result that is scanned is the one that was built, also where nothing but the build's platform says
+// which that is: no step runs again, and none on the wrong processor.
+func TestSBOMRunsNoStepAgain(t *testing.T) {
+	g := newGantry(t)
+	context := probe(t)
+	file := filepath.Join(t.TempDir(), "Dockerfile")
+	text := "FROM scratch AS a\nARG TARGETARCH\nCOPY ${TARGETARCH} /probe\nRUN [\"/probe\", \"say\", \"once\"]\nFROM a\nRUN [\"/probe\", \"say\", \"twice\"]\n"
+	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	_, log, err := g.try("build", "--platform", both, "--sbom=true", "-f", file, context)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, tail(log, 40))
+	}
+	if strings.Count(log, " once\n") != 2 || strings.Count(log, " twice\n") != 2 {
+		t.Errorf("each step should run once for each platform:\n%s", log)
+	}
+}
