@@ -12,12 +12,18 @@ fi
 work=$(mktemp -d)
 gantry=$work/gantry
 export GANTRY_ROOT=$work/root GORACE="log_path=$work/race"
+
+# ours drops the reports of a race of BuildKit's own: its steps note in two booleans of the package that
+# resolv.conf was made once (executor/oci/resolvconf.go:70, v0.34.2).
+ours() { awk -v RS='==================\n' '/DATA RACE/ && !/ by goroutine [0-9]+:\n  github.com\/moby\/buildkit\/executor\/oci.GetResolvConf/'; }
+
 finish() {
 	status=$?
 	"$gantry" rm -f one two >/dev/null 2>&1 || true
 	"$gantry" daemon stop >/dev/null 2>&1 || true
-	if compgen -G "$work/race.*" >/dev/null; then
-		cat "$work"/race.* >&2
+	cat "$work"/race.* 2>/dev/null | ours >"$work/ours" || true
+	if [ -s "$work/ours" ]; then
+		cat "$work/ours" >&2
 		status=1
 	elif [ "$status" != 0 ]; then
 		tail -n 40 "$GANTRY_ROOT/daemon.log" >&2 || true
