@@ -1,6 +1,7 @@
 package command
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -34,24 +35,42 @@ func prepareDirs(at *place) error {
 	return os.Setenv("TMPDIR", tmp)
 }
 
-// closeRoot lets no other user into what is in the data root, whichever version has made it.
+// inRoot are the files and directories of a data root, whichever of gantry's commands makes them.
+var inRoot = []string{
+	"bin", "buildx", "certs.d", "containers", "daemon.log", "idle", "lock", "network", "registries.json", "registries.json.lock", "registry",
+	"solver", "store", "tmp", "volumes",
+}
+
+// closeRoot lets no other user into what is in the data root, whichever version has made it. A directory
+// that everybody shares, such as /tmp, is none.
 func closeRoot(root string) error {
-	entries, err := os.ReadDir(root)
+	fi, err := os.Stat(root)
 	if err != nil {
 		return err
+	}
+	if fi.Mode()&os.ModeSticky != 0 {
+		return fmt.Errorf("data root %s: other users share this directory; choose one of its own with --root", root)
 	}
 	if err := os.Chmod(root, 0o711); err != nil {
 		return err
 	}
-	for _, e := range entries {
-		mode := os.FileMode(0o600)
-		if e.IsDir() {
-			mode = 0o700
+	for _, name := range inRoot {
+		path := filepath.Join(root, name)
+		fi, err := os.Lstat(path)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
 		}
-		if e.Type()&os.ModeSymlink != 0 {
-			continue // the user's: it leads to a place of the user's own choice
+		if err != nil {
+			return err
 		}
-		if err := os.Chmod(filepath.Join(root, e.Name()), mode); err != nil {
+		switch mode := fi.Mode(); {
+		case mode&os.ModeSymlink != 0: // the user's: it leads to a place of the user's own choice
+		case mode.IsDir():
+			err = os.Chmod(path, 0o700)
+		default:
+			err = os.Chmod(path, 0o600)
+		}
+		if err != nil {
 			return err
 		}
 	}
