@@ -218,8 +218,8 @@ func (s *Store) rootfs(ctx context.Context, record images.Image, img *Image) (st
 			return name, nil
 		}
 	}
-	if err := s.verify(ctx, img); err != nil {
-		return "", fmt.Errorf("image %s for %s: %w", familiar(record.Name), platforms.Format(img.Platform), err)
+	if err := s.verify(ctx, img, s.knownDiffID); err != nil {
+		return "", err
 	}
 	diffs := img.Config.RootFS.DiffIDs
 	if len(diffs) == 0 {
@@ -227,11 +227,12 @@ func (s *Store) rootfs(ctx context.Context, record images.Image, img *Image) (st
 	}
 	chain := identity.ChainID(diffs).String()
 	if _, err := sn.Stat(ctx, chain); err == nil {
-		return chain, nil
+		return chain, s.verify(ctx, img, s.diffID)
 	}
 	if s.adopt(ctx, img) {
-		return chain, s.keep(ctx, img)
+		return chain, errors.Join(s.verify(ctx, img, s.diffID), s.keep(ctx, img))
 	}
+	// Unpacking verifies what it reads, and notes it.
 	ci := client.NewImageWithPlatform(s.Client, images.Image{Name: record.Name, Target: img.Manifest}, platforms.All)
 	if err := ci.Unpack(ctx, Snapshotter); err != nil {
 		// Not "not found" for the caller, who would pull another image of this name.
