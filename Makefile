@@ -42,7 +42,7 @@ test: setup bases peers ## run every test (as root)
 # (frontend/dockerfile/builder/resolvecache.go:30, v0.34.2).
 RACELESS := /frontend$$|/api$$|/cmd/gantry$$|/qemu$$|/runner/network$$|/cache/shim$$|/testdata/
 
-race: payload ## run tests and one round of the real daemon under the race detector (as root)
+race: setup payload ## run tests and one round of the real daemon under the race detector (as root)
 	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 20m $$($(GO) list ./... | grep -Ev '$(RACELESS)')
 	@mk/race.sh
 

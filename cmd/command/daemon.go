@@ -66,6 +66,9 @@ func runDaemon(ctx context.Context, at *place, o daemonOptions) (err error) {
 	if err := leaveChroot(); err != nil {
 		return err
 	}
+	if err := checkRoot(at.Root()); err != nil {
+		return err
+	}
 	unix.Umask(0) // files in images have the modes that builds give them, whoever started the daemon
 	cfg, err := loadConfig(at)
 	if err != nil {

@@ -41,16 +41,16 @@ var inRoot = []string{
 	"solver", "store", "tmp", "volumes",
 }
 
-// closeRoot lets no other user into what is in the data root, whichever version has made it. A directory
-// that everybody shares, such as /tmp, is none.
-func closeRoot(root string) error {
-	fi, err := os.Stat(root)
-	if err != nil {
-		return err
-	}
-	if fi.Mode()&os.ModeSticky != 0 {
+// checkRoot refuses a data root that everybody shares, such as /tmp, before anything is written there.
+func checkRoot(root string) error {
+	if fi, err := os.Stat(root); err == nil && fi.Mode()&os.ModeSticky != 0 {
 		return fmt.Errorf("data root %s: other users share this directory; choose one of its own with --root", root)
 	}
+	return nil
+}
+
+// closeRoot lets no other user into what is in the data root, whichever version has made it.
+func closeRoot(root string) error {
 	if err := os.Chmod(root, 0o711); err != nil {
 		return err
 	}
