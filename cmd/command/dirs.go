@@ -44,7 +44,8 @@ var inRoot = []string{
 // checkRoot refuses a data root that everybody shares, such as /tmp, before anything is written there.
 func checkRoot(root string) error {
 	if fi, err := os.Stat(root); err == nil && fi.Mode()&os.ModeSticky != 0 {
-		return fmt.Errorf("data root %s: other users share this directory; choose one of its own with --root", root)
+		return fmt.Errorf("data root %s: other users share this directory (it is sticky, like /tmp): choose another with --root, "+
+			"or, if it is gantry's alone, such as a tmpfs of its own, run: chmod 0711 %[1]s", root)
 	}
 	return nil
 }
