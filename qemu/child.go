@@ -65,7 +65,8 @@ func MaybeChild() {
 }
 
 func child(r request) int {
-	table, rep := makeTable(r.Entries)
+	t, rep := makeTable(r.Entries)
+	table := t.fd
 	if r.Task == taskExec && rep.Step == "" {
 		if err := attach(table); err != nil {
 			rep.fail(stepMount, err)
@@ -89,39 +90,18 @@ func child(r request) int {
 }
 
 // makeTable makes the user namespace's own table, attached nowhere.
-func makeTable(entries []registration) (table int, r reply) {
-	fs, err := unix.Fsopen("binfmt_misc", unix.FSOPEN_CLOEXEC)
+func makeTable(entries []registration) (t mounted, r reply) {
+	t, step, err := openTable()
 	if err != nil {
-		return -1, *r.fail(stepOpen, err)
-	}
-	defer unix.Close(fs)
-	if err := unix.FsconfigCreate(fs); err != nil {
-		return -1, *r.fail(stepCreate, err)
-	}
-	table, err = unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
-	if err != nil {
-		return -1, *r.fail(stepMount, err)
+		return t, *r.fail(step, err)
 	}
 	r.Failed = make(map[string]string)
 	for _, e := range entries {
-		if err := register(table, e.Line); err != nil {
+		if err := t.register(e.Line); err != nil {
 			r.Failed[e.Arch] = err.Error()
 		}
 	}
-	return table, r
-}
-
-func register(table int, line string) error {
-	fd, err := unix.Openat(table, "register", unix.O_WRONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("open: %w", err)
-	}
-	defer unix.Close(fd)
-	// One write is one entry: the kernel takes no line in parts.
-	if _, err := unix.Write(fd, []byte(line)); err != nil {
-		return fmt.Errorf("write: %w", err)
-	}
-	return nil
+	return t, r
 }
 
 // attach mounts the table at its usual place in the child's own mount namespace,

@@ -7,11 +7,14 @@
 // emulators, and a container that needs them joins it. [Way.Edit] is that whole
 // difference, as an edit of the OCI spec.
 //
+// Older kernels have one table for the whole machine. There, unless a [Policy]
+// forbids it, the Machine registers its emulators in that one, under names of its
+// own, when a program first needs one, and takes them away when it is closed. An entry
+// that somebody else has made is used as it is, and never touched.
+//
 // Words: a way is how one platform runs here; a table is a binfmt_misc instance;
 // an entry is one line of it; a refusal is a platform that does not run here,
-// with the reason and the next step. What the package will not do is register
-// anything in the host's own table: an entry that is already there is used as it
-// is, and otherwise an older kernel is a reason to refuse.
+// with the reason and the next step.
 //
 // The namespace is made by this same program, started again: every main, and
 // every TestMain, that uses the package calls [MaybeChild] first.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -20,12 +21,15 @@ import (
 // exit code, 128 plus the signal's number when a signal ended it; the error says
 // that it could not be started.
 //
-// Where the kernel has no private tables but the host's own table serves all the
-// architectures, the command runs outside of any namespace. Cancelling ctx sends
-// SIGTERM, and ten seconds later SIGKILL.
+// Where the kernel has no private tables, the command runs outside of any namespace,
+// and what the host's own table lacks is registered there while it runs, if the policy
+// allows it. Cancelling ctx sends SIGTERM, and ten seconds later SIGKILL.
 func ExecEmulated(ctx context.Context, o Options, argv []string) (exitCode int, err error) {
 	if len(argv) == 0 {
 		return 0, errors.New("no command to run; name one after --")
+	}
+	if o.Policy == Off {
+		return 0, fmt.Errorf("running %s with emulators: emulation is off; allow it with emulation = \"auto\" in the configuration", argv[0])
 	}
 	k := linux{}
 	f := found{native: k.native(), emulators: o.Emulators, broken: make(map[string]string)}
@@ -34,7 +38,10 @@ func ExecEmulated(ctx context.Context, o Options, argv []string) (exitCode int, 
 	for _, why := range f.broken {
 		return 0, errors.New(why)
 	}
-	code, err := execInside(ctx, entries, argv)
+	if !privateTables() && o.Policy != Private {
+		return execShared(ctx, o, k, entries, argv)
+	}
+	code, err := withModule(func() (int, error) { return execInside(ctx, entries, argv) })
 	if err == nil {
 		return code, nil
 	}
@@ -43,6 +50,34 @@ func ExecEmulated(ctx context.Context, o Options, argv []string) (exitCode int, 
 		return 0, fmt.Errorf("running %s with emulators: %w", argv[0], err)
 	}
 	o.log().Warn("using the host's own binfmt_misc table", "reason", err)
+	return run(exec.CommandContext(ctx, argv[0], argv[1:]...))
+}
+
+// execShared registers in the machine's table what nobody else has, while the command runs.
+func execShared(ctx context.Context, o Options, k kernel, entries []registration, argv []string) (code int, err error) {
+	owner, err := commandOwner()
+	if err != nil {
+		return 0, err
+	}
+	o.Owner = strings.TrimPrefix(owner, ownPrefix)
+	s, err := o.share(k)
+	if err != nil {
+		return 0, fmt.Errorf("running %s with emulators: %w", argv[0], err)
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+	host, err := s.others()
+	if err != nil {
+		return 0, err
+	}
+	for _, r := range entries {
+		t, ok := targetFor(r.Arch)
+		if !ok || slices.ContainsFunc(host, func(e entry) bool { return e.starts(t) }) {
+			continue
+		}
+		if err := s.ensure(t, o.Emulators[r.Arch].Path); err != nil {
+			return 0, fmt.Errorf("running %s with emulators: %w", argv[0], err)
+		}
+	}
 	return run(exec.CommandContext(ctx, argv[0], argv[1:]...))
 }
 

@@ -27,6 +27,9 @@ type kernel interface {
 	// table makes a user namespace whose own table holds the entries. Its error
 	// is a reason for the user; an entry that was not taken is in failed.
 	table(ctx context.Context, entries []registration) (*namespace, error)
+	// machine opens the machine's own table, and tells whether emulators can see flag P in it. Its error is
+	// a reason for the user.
+	machine() (t table, p bool, err error)
 }
 
 // registration is an entry to be made in a table of ours.
@@ -84,22 +87,36 @@ func compat(ctx context.Context, k kernel, native []ocispec.Platform) []ocispec.
 	return t.platforms()
 }
 
+// privateTables tells whether the running kernel has a table for each user namespace.
+func privateTables() bool { return atLeast(release(), 6, 7) }
+
+func (linux) machine() (table, bool, error) {
+	t, err := withModule(func() (table, error) {
+		t, step, err := openTable()
+		if err != nil {
+			return nil, explain(step, err)
+		}
+		return t, nil
+	})
+	return t, atLeast(release(), 5, 12), err
+}
+
+var (
+	errNoBinfmt = errors.New("has no binfmt_misc")
+	// errOnlyShared says that private tables are not to be had on this kernel, whatever the user does.
+	errOnlyShared = errors.New("has one binfmt_misc table for the whole machine, and 6.7 is the first with private ones")
+)
+
 // explain turns the failure of a step of making a table into a reason to refuse.
 func explain(step string, err error) error {
-	release := "this kernel"
-	var u unix.Utsname
-	if unix.Uname(&u) == nil {
-		release = "kernel " + unix.ByteSliceToString(u.Release[:])
-	}
+	kernel := "kernel " + release()
 	switch {
 	case step == stepClone && errors.Is(err, unix.ENOSPC):
-		return fmt.Errorf("%s allows no further user namespace; raise it with `sysctl user.max_user_namespaces=10000`", release)
+		return fmt.Errorf("%s allows no further user namespace; raise it with `sysctl user.max_user_namespaces=10000`", kernel)
 	case step == stepClone && errors.Is(err, unix.EPERM):
 		return errors.New("emulation needs a user namespace, which this user may not make; run the daemon as root")
 	case step == stepOpen && errors.Is(err, unix.ENODEV):
-		return fmt.Errorf("%s has no binfmt_misc; run `modprobe binfmt_misc`", release)
-	case step == stepCreate && errors.Is(err, unix.EPERM):
-		return fmt.Errorf("%s has one binfmt_misc table for the whole machine, and 6.7 is the first with private ones", release)
+		return fmt.Errorf("%s %w", kernel, errNoBinfmt)
 	}
-	return fmt.Errorf("making a private binfmt_misc table on %s: %s: %w", release, step, err)
+	return fmt.Errorf("making a binfmt_misc table on %s: %s: %w", kernel, step, err)
 }

@@ -2,7 +2,11 @@ package qemu
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
+	"slices"
+	"strings"
 	"sync"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -14,13 +18,41 @@ type Emulator struct {
 	Version string
 }
 
+// Policy says in which binfmt_misc table emulators may be registered.
+type Policy string
+
+const (
+	// Auto is a table of the Machine's own where the kernel has private ones (Linux 6.7). On older kernels
+	// it is the machine's, for the platforms that have no entry there yet, while they are needed.
+	Auto Policy = "auto"
+	// Private is never the machine's table. Entries that others have made there are used.
+	Private Policy = "private"
+	// Off is no emulation, whatever the machine has.
+	Off Policy = "off"
+)
+
+// ParsePolicy reads a policy; "" is Auto.
+func ParsePolicy(s string) (Policy, error) {
+	switch p := Policy(s); p {
+	case "":
+		return Auto, nil
+	case Auto, Private, Off:
+		return p, nil
+	}
+	return "", fmt.Errorf("emulation %q is unknown; it is one of %s, %s, %s", s, Auto, Private, Off)
+}
+
 // Options say what a Machine may use.
 type Options struct {
 	// Emulators are the programs at hand, by OCI architecture ("arm", "arm64",
 	// "amd64", ...); see [Program] for which program that is. Those of native
 	// architectures, and of unknown ones, are not used.
 	Emulators map[string]Emulator
-	Log       *slog.Logger // nil is slog.Default()
+	Policy    Policy // "" is Auto
+	// Owner tells this Machine's entries in the machine's table from those of others that run beside it. It
+	// is the start of their names after "gantry-", and may be empty.
+	Owner string
+	Log   *slog.Logger // nil is slog.Default()
 }
 
 func (o Options) log() *slog.Logger {
@@ -72,8 +104,20 @@ func (m *Machine) Way(p ocispec.Platform) (Way, error) {
 	return m.found.way(p)
 }
 
+// Keep says which architectures' programs still run, so that Close leaves them what starts them.
+func (m *Machine) Keep(architectures ...string) {
+	<-m.done
+	if s := m.found.shared; s != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.keep = architectures
+	}
+}
+
 // Close gives the namespace back. Containers that were started with it go on:
-// they hold it themselves. Ways of this machine lead nowhere afterwards.
+// they hold it themselves. From the machine's table it takes the entries of its
+// owner, those of a process that was killed included, but for those to [Machine.Keep].
+// Ways of this machine lead nowhere afterwards.
 func (m *Machine) Close() error {
 	m.close.Do(func() {
 		m.cancel()
@@ -81,24 +125,30 @@ func (m *Machine) Close() error {
 		if m.ns != nil {
 			m.closed = m.ns.Close()
 		}
+		if m.found.shared != nil {
+			m.closed = errors.Join(m.closed, m.found.shared.close())
+		}
 	})
 	return m.closed
 }
 
 // look finds out everything. The table is made while the probes run.
 func look(ctx context.Context, o Options, k kernel) (found, *namespace) {
-	f := found{native: k.native(), emulators: o.Emulators, broken: make(map[string]string)}
+	f := found{native: k.native(), emulators: o.Emulators, policy: o.Policy, broken: make(map[string]string)}
 	probed := make(chan []ocispec.Platform, 1)
 	go func() { probed <- compat(ctx, k, f.native) }()
 
 	entries := f.registrations()
 	var ns *namespace
 	var err error
-	if len(entries) > 0 {
+	if len(entries) > 0 && o.Policy != Off {
 		ns, err = k.table(ctx, entries)
 	}
 	f.native = append(f.native, <-probed...)
 
+	if errors.Is(err, errOnlyShared) && o.Policy != Private {
+		f.shared, err = o.share(k)
+	}
 	if err != nil {
 		f.broken[""] = err.Error()
 	}
@@ -112,10 +162,46 @@ func look(ctx context.Context, o Options, k kernel) (found, *namespace) {
 			o.log().Warn("emulator refused", "architecture", arch, "reason", f.broken[arch])
 		}
 	}
-	if f.host, err = k.entries(); err != nil {
+	if f.host, err = f.others(k); err != nil {
 		o.log().Warn("host's binfmt_misc table not readable", "path", hostTable, "reason", err)
 	}
+	if f.namespace == "" {
+		f.dead = dead(ctx, k, f.host)
+	}
 	return f, ns
+}
+
+// share opens the machine's table.
+func (o Options) share(k kernel) (*shared, error) {
+	t, p, err := k.machine()
+	if err != nil {
+		return nil, err
+	}
+	s := &shared{table: t, owner: strings.TrimSuffix(ownPrefix+o.Owner, "-"), p: p, log: o.log()}
+	if err := s.sweep(); err != nil {
+		o.log().Warn("entries of killed commands could not be removed", "error", err)
+	}
+	return s, nil
+}
+
+// others are the entries that somebody else has made in the machine's table.
+func (f found) others(k kernel) ([]entry, error) {
+	if f.shared != nil {
+		return f.shared.others()
+	}
+	return k.entries()
+}
+
+// dead are the architectures whose programs do not start by the entries that others have made for them.
+func dead(ctx context.Context, k kernel, host []entry) map[string]bool {
+	all := make(map[string]bool)
+	for _, t := range targets() {
+		program := tiny(t.arch)
+		if program != nil && slices.ContainsFunc(host, func(e entry) bool { return e.starts(t) }) && !k.runs(ctx, program) {
+			all[t.arch] = true
+		}
+	}
+	return all
 }
 
 // registrations are the entries to make. A path that no entry can hold breaks its
@@ -127,7 +213,7 @@ func (f found) registrations() []registration {
 		if !ok || f.isNative(t.arch) {
 			continue
 		}
-		line, err := t.line(e.Path)
+		line, err := t.line(t.program, e.Path, flags)
 		if err != nil {
 			f.broken[t.arch] = err.Error()
 			continue

@@ -95,7 +95,7 @@ func TestRefusals(t *testing.T) {
 		{"linux/amd64/v4", fake{refuse: errOldKernel}, "linux/amd64/v4: this CPU has no v4 of amd64; this machine runs linux/amd64, linux/amd64/v2"},
 		{"linux/arm64/v9", fake{refuse: errOldKernel}, "linux/arm64/v9: qemu-aarch64 does not run this variant; this machine runs linux/amd64, linux/amd64/v2"},
 		{"linux/arm/v7", fake{refuse: errOldKernel}, "linux/arm/v7: kernel 6.1 has one table" + next},
-		{"linux/arm/v7", fake{refuse: errOldKernel, host: []entry{hostArm("PO")}}, "linux/arm/v7: kernel 6.1 has one table" + next},
+		{"linux/arm/v7", fake{refuse: errOldKernel, host: []entry{hostArm("PO")}}, "linux/arm/v7: kernel 6.1 has one table, and the host's entry qemu-arm lacks flag F, which containers need" + next},
 		{"linux/arm/v7", fake{failed: map[string]string{"arm": "write: no such file"}}, "linux/arm/v7: /q/arm was not accepted by the kernel: write: no such file" + next},
 	} {
 		c.k.cpus = cpu("amd64", "v2")

@@ -1,7 +1,9 @@
 package qemu
 
 import (
+	"bytes"
 	"context"
+	"fmt"
 	"log/slog"
 	"os"
 	"testing"
@@ -11,6 +13,13 @@ import (
 
 func TestMain(m *testing.M) {
 	MaybeChild()
+	if emulator := os.Getenv(insideVar); emulator != "" {
+		if err := insideNamespace(emulator); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	if os.Getenv(holderVar) != "" {
 		holder()
 	}
@@ -21,15 +30,27 @@ func TestMain(m *testing.M) {
 type fake struct {
 	cpus   []ocispec.Platform
 	also   bool // runs the second architecture of its CPU
+	broken bool // runs no other, whatever entries it has
 	host   []entry
 	refuse error
 	failed map[string]string
 	asked  chan []registration
+
+	shared  *memory // the machine's table
+	noTable error
 }
 
-func (f fake) native() []ocispec.Platform        { return f.cpus }
-func (f fake) runs(context.Context, []byte) bool { return f.also }
-func (f fake) entries() ([]entry, error)         { return f.host, nil }
+func (f fake) native() []ocispec.Platform { return f.cpus }
+func (f fake) runs(_ context.Context, program []byte) bool {
+	second := map[string]string{"amd64": "386", "arm64": "arm"}[f.cpus[0].Architecture]
+	if bytes.Equal(program, tiny(second)) {
+		return f.also
+	}
+	return !f.broken // by an entry of the machine's table
+}
+
+func (f fake) entries() ([]entry, error)     { return f.host, nil }
+func (f fake) machine() (table, bool, error) { return f.shared, true, f.noTable }
 func (f fake) table(_ context.Context, r []registration) (*namespace, error) {
 	if f.asked != nil {
 		f.asked <- r

@@ -40,6 +40,13 @@ func (n *namespace) Close() error {
 }
 
 func (linux) table(ctx context.Context, entries []registration) (*namespace, error) {
+	if !privateTables() {
+		return nil, fmt.Errorf("kernel %s %w", release(), errOnlyShared)
+	}
+	return withModule(func() (*namespace, error) { return newNamespace(ctx, entries) })
+}
+
+func newNamespace(ctx context.Context, entries []registration) (*namespace, error) {
 	var stderr bytes.Buffer
 	// The process stays: ctx ends the question, not the answer.
 	cmd, err := inside(context.WithoutCancel(ctx), request{Task: taskTable, Entries: entries})

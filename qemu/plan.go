@@ -31,9 +31,12 @@ func show(p ocispec.Platform) string { return platforms.Format(p) }
 type found struct {
 	native    []ocispec.Platform  // the default one first
 	emulators map[string]Emulator // ours, by architecture
-	namespace string              // where ours work; empty when they do not
-	broken    map[string]string   // why one of ours, or all ("") do not work
-	host      []entry             // the host's own table
+	policy    Policy
+	namespace string            // where ours work; empty when they do not
+	shared    *shared           // where ours can be registered instead; nil: nowhere
+	broken    map[string]string // why one of ours, or all ("") do not work
+	host      []entry           // what others have made in the host's own table
+	dead      map[string]bool   // architectures that no entry of those starts
 }
 
 // platforms are all that run here, native ones first.
@@ -85,25 +88,52 @@ func (f found) emulate(w Way) (Way, error) {
 	if !t.runs(w.Platform.Variant) {
 		return Way{}, f.refuse(w.Platform, fmt.Sprintf("%s does not run this variant", t.program))
 	}
+	if f.policy == Off {
+		return Way{}, &RefusedError{w.Platform, "emulation is off", "set emulation = \"auto\" in the daemon's configuration, or start it with --emulation auto"}
+	}
 	reason := f.reason(arch)
-	if e, ours := f.emulators[arch]; ours && reason == "" {
+	e, ours := f.emulators[arch]
+	if ours && reason == "" && f.namespace != "" {
 		w.Emulator, w.Version, w.Namespace = e.Path, e.Version, f.namespace
 		return w, nil
 	}
-	for _, e := range f.host {
-		switch {
-		case !e.starts(t):
-		case e.reaches():
-			w.Emulator = e.interpreter
-			return w, nil
-		case reason == "":
-			reason = fmt.Sprintf("no native CPU, and the host's entry %s lacks flag F, which containers need", e.name)
+	// The kernel takes the newest of several entries, so that one is to be asked about.
+	for _, h := range f.host {
+		if h.starts(t) {
+			return f.byEntry(w, h, reason)
 		}
+	}
+	if ours && reason == "" && f.shared != nil {
+		w.Emulator, w.Version, w.Entry = e.Path, e.Version, f.shared.name(arch)
+		w.ensure = func() error { return f.shared.ensure(t, e.Path) }
+		return w, nil
 	}
 	if reason == "" {
 		reason = "no native CPU and no emulator installed"
 	}
 	return Way{}, f.refuse(w.Platform, reason)
+}
+
+// byEntry uses an entry of somebody else's, unless it is of no use to containers. reason is why ours is no
+// choice; where it could be one, the way out is to take theirs away.
+func (f found) byEntry(w Way, e entry, reason string) (Way, error) {
+	var why string
+	switch {
+	case !e.reaches():
+		why = fmt.Sprintf("the host's entry %s lacks flag F, which containers need", e.name)
+	case f.dead[w.Platform.Architecture]:
+		why = fmt.Sprintf("the host's entry %s starts %s, which does not run the platform's programs", e.name, e.interpreter)
+	default:
+		w.Emulator, w.Entry = e.interpreter, e.name
+		return w, nil
+	}
+	if f.shared != nil && reason == "" {
+		return Way{}, &RefusedError{w.Platform, why, fmt.Sprintf("remove it (echo -1 >%s/%s) and gantry registers its own, or register a working emulator with flag F", hostTable, e.name)}
+	}
+	if reason == "" {
+		reason = "no native CPU"
+	}
+	return Way{}, f.refuse(w.Platform, reason+", and "+why)
 }
 
 // reason tells why an emulator of ours does not work, or is empty.
@@ -121,6 +151,9 @@ func (f found) reason(arch string) string {
 // get one that every kernel can use.
 func (f found) refuse(p ocispec.Platform, reason string) error {
 	if t, ok := targetFor(p.Architecture); ok && p.OS == "linux" && !f.isNative(p.Architecture) && t.runs(p.Variant) {
+		if f.policy == Private {
+			return &RefusedError{p, reason, "allow the machine's table with emulation = \"auto\" in the daemon's configuration, or install emulators for the whole machine (Debian: apt-get install qemu-user-static binfmt-support) and restart the daemon"}
+		}
 		return &RefusedError{p, reason, "install emulators for the whole machine (Debian: apt-get install qemu-user-static binfmt-support) and restart the daemon"}
 	}
 	return &RefusedError{p, reason, "this machine runs " + f.list()}

@@ -105,12 +105,12 @@ func (t target) mask() []byte {
 // file capabilities work.
 const flags = "PFC"
 
-// line is what registers interpreter for the target, in the syntax of
+// line is what registers interpreter for the target under a name, in the syntax of
 // binfmt_misc's register file: its first byte is the separator of the fields.
-func (t target) line(interpreter string) (string, error) {
+func (t target) line(name, interpreter, flags string) (string, error) {
 	for _, sep := range []string{":", "|", "!", "#"} {
 		if !strings.Contains(interpreter, sep) {
-			return strings.Join([]string{"", t.program, "M", "", escape(t.magic()), escape(t.mask()), interpreter, flags}, sep), nil
+			return strings.Join([]string{"", name, "M", "", escape(t.magic()), escape(t.mask()), interpreter, flags}, sep), nil
 		}
 	}
 	return "", fmt.Errorf("emulator path %q uses every separator that binfmt_misc knows; move it", interpreter)

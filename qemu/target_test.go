@@ -19,7 +19,7 @@ func TestLines(t *testing.T) {
 			`\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff:/q/emu:PFC`,
 	} {
 		target, _ := targetFor(arch)
-		if got, err := target.line("/q/emu"); err != nil || got != want {
+		if got, err := target.line(target.program, "/q/emu", flags); err != nil || got != want {
 			t.Errorf("%s: %v\n got %s\nwant %s", arch, err, got, want)
 		}
 	}
@@ -27,11 +27,11 @@ func TestLines(t *testing.T) {
 
 func TestLineSeparator(t *testing.T) {
 	target, _ := targetFor("arm")
-	got, err := target.line("/a:b/emu")
+	got, err := target.line(target.program, "/a:b/emu", flags)
 	if err != nil || !strings.HasPrefix(got, "|qemu-arm|M||") || !strings.HasSuffix(got, "|/a:b/emu|PFC") {
 		t.Errorf("got %s, %v", got, err)
 	}
-	if _, err := target.line("/a:b|c!d#e"); err == nil {
+	if _, err := target.line(target.program, "/a:b|c!d#e", flags); err == nil {
 		t.Error("a path with every separator was taken")
 	}
 }

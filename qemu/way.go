@@ -29,23 +29,34 @@ type Way struct {
 	// empty when they run anywhere: natively, or through the host's own table.
 	// A network namespace made inside it allows ping and low ports as usual.
 	Namespace string
+	// Entry is the name of the entry in the machine's own table that starts programs; empty when native
+	// or in a Namespace.
+	Entry string
+
+	ensure func() error // makes the entry, where it is ours; nil otherwise
 }
+
+// Shared tells that the emulator is one of ours, registered for the whole machine while it is needed.
+func (w Way) Shared() bool { return w.ensure != nil }
 
 // keeper is where an emulated container mounts the table that it uses. The kernel
 // drops a table with its last mount, and a container that outlives the daemon must
 // not lose its emulator.
 const keeper = "/dev/.binfmt"
 
-// Edit changes the OCI spec of a container so that it runs this way: it joins the
-// user namespace and keeps the table alive. A /sys of its own stays one only when
+// Edit changes the OCI spec of a container so that it runs this way: it makes the
+// entry that it needs in the machine's table, or it joins the user namespace and keeps the table alive. A /sys of its own stays one only when
 // the runtime also makes the network namespace, because the kernel lets no one
 // else mount sysfs; otherwise it becomes a bind of the host's. The same goes for
-// /proc and the process namespace. Nothing changes when Namespace is empty, and editing twice is editing once, so a stored spec
-// can be brought up to date.
+// /proc and the process namespace. The spec does not change when Namespace is
+// empty, and editing twice is editing once, so a stored spec can be brought up to date.
 //
 // The error says that the spec asks for another user namespace, in which no
-// emulator could be found.
+// emulator could be found, or that the machine's table did not take the entry.
 func (w Way) Edit(s *specs.Spec) error {
+	if w.ensure != nil {
+		return w.ensure()
+	}
 	if w.Namespace == "" {
 		return nil
 	}
