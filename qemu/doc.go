@@ -9,7 +9,7 @@
 //
 // Older kernels have one table for the whole machine. There, unless a [Policy]
 // forbids it, the Machine registers its emulators in that one, under names of its
-// own, when a program first needs one, and takes them away when it is closed. An entry
+// own, when a program first needs one, and takes them away at its end. An entry
 // that somebody else has made is used as it is, and never touched.
 //
 // Words: a way is how one platform runs here; a table is a binfmt_misc instance;

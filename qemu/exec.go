@@ -64,6 +64,7 @@ func execShared(ctx context.Context, o Options, k kernel, entries []registration
 	if err != nil {
 		return 0, fmt.Errorf("running %s with emulators: %w", argv[0], err)
 	}
+	s.leave()
 	defer func() { err = errors.Join(err, s.close()) }()
 	host, err := s.others()
 	if err != nil {

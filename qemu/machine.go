@@ -104,20 +104,19 @@ func (m *Machine) Way(p ocispec.Platform) (Way, error) {
 	return m.found.way(p)
 }
 
-// Keep says which architectures' programs still run, so that Close leaves them what starts them.
-func (m *Machine) Keep(architectures ...string) {
+// Leave has Close take all entries of this Machine's owner from the machine's table, those of a process that
+// was killed included, but for those of the architectures, whose programs go on. Close takes none away
+// that nobody has asked it to: only who knows what runs can tell.
+func (m *Machine) Leave(architectures ...string) {
 	<-m.done
-	if s := m.found.shared; s != nil {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.keep = architectures
+	if m.found.shared != nil {
+		m.found.shared.leave(architectures...)
 	}
 }
 
 // Close gives the namespace back. Containers that were started with it go on:
-// they hold it themselves. From the machine's table it takes the entries of its
-// owner, those of a process that was killed included, but for those to [Machine.Keep].
-// Ways of this machine lead nowhere afterwards.
+// they hold it themselves. Entries in the machine's table stay, unless [Machine.Leave]
+// was called. Ways of this machine lead nowhere afterwards.
 func (m *Machine) Close() error {
 	m.close.Do(func() {
 		m.cancel()

@@ -27,7 +27,8 @@ type shared struct {
 	log   *slog.Logger
 
 	mu   sync.Mutex
-	keep []string // architectures whose entries stay when it is closed
+	tidy bool     // entries are taken away when it is closed
+	keep []string // but those of these architectures
 }
 
 func (s *shared) name(arch string) string { return s.owner + "-" + arch }
@@ -93,10 +94,20 @@ func (s *shared) others() ([]entry, error) {
 	return slices.DeleteFunc(all, func(e entry) bool { return strings.HasPrefix(e.name, ownPrefix) }), err
 }
 
-// close takes the owner's entries away, those of a killed predecessor included, but for those to keep.
+// leave says that close takes the owner's entries away, but for those of the architectures.
+func (s *shared) leave(architectures ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.tidy, s.keep = true, architectures
+}
+
+// close lets go of the table, and takes away what leave has said, from a killed predecessor as well.
 func (s *shared) close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if !s.tidy {
+		return s.table.close()
+	}
 	var errs []error
 	all, err := s.table.entries()
 	errs = append(errs, err)

@@ -112,6 +112,13 @@ func TestShared(t *testing.T) {
 	}
 	_ = k.shared.remove("gantry-arm") // by somebody else
 	edit(t, m, "linux/arm/v7")
+	if err := open(t, Options{Emulators: both}, k).Close(); err != nil { // of one that only looks
+		t.Fatal(err)
+	}
+	if got := k.shared.names(); got != "gantry-arm" {
+		t.Errorf("after a look: %s", got)
+	}
+	m.Leave()
 	if err := m.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -127,7 +134,7 @@ func TestSharedStays(t *testing.T) {
 	m := open(t, Options{Emulators: both, Owner: "1234"}, k)
 	edit(t, m, "linux/arm/v7")
 	edit(t, m, "linux/arm64")
-	m.Keep("arm")
+	m.Leave("arm")
 	if err := m.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -148,6 +155,7 @@ func TestSharedStays(t *testing.T) {
 	if e := all[0]; e.name != "gantry-1234-arm" || e.interpreter != "/q/new/arm" {
 		t.Errorf("%+v", e)
 	}
+	m.Leave()
 	if err := m.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -272,6 +280,7 @@ func insideNamespace(emulator string) error {
 	if err := s.ensure(arm, emulator); err != nil {
 		return err
 	}
+	s.leave()
 	if err := s.close(); err != nil {
 		return err
 	}

@@ -16,11 +16,12 @@ import (
 	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
 	"github.com/gantry-build/gantry/cache"
 	"github.com/gantry-build/gantry/qemu"
 	"github.com/gantry-build/gantry/runner/logs"
 	"github.com/gantry-build/gantry/runner/spec"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // CreateRequest asks for a container.
@@ -43,7 +44,7 @@ func (m *Manager) Create(ctx context.Context, req CreateRequest) (id string, war
 		return "", nil, err
 	}
 	defer func() { _ = done(context.WithoutCancel(ctx)) }()
-	rec, img, err := m.plan(ctx, req)
+	rec, img, way, err := m.plan(ctx, req)
 	if err != nil {
 		return "", nil, err
 	}
@@ -56,32 +57,36 @@ func (m *Manager) Create(ctx context.Context, req CreateRequest) (id string, war
 		return "", nil, err
 	}
 	m.emit(rec, "create")
-	return rec.ID, m.warn(req, rec), nil
+	warnings = m.warn(req, rec)
+	if way.Shared() {
+		warnings = append(warnings, fmt.Sprintf("%s runs under %s, registered for the whole machine while gantry needs it", platforms.Format(rec.Platform), filepath.Base(way.Emulator)))
+	}
+	return rec.ID, warnings, nil
 }
 
 // plan settles everything that can be refused before something is made.
-func (m *Manager) plan(ctx context.Context, req CreateRequest) (Record, *cache.Image, error) {
+func (m *Manager) plan(ctx context.Context, req CreateRequest) (Record, *cache.Image, qemu.Way, error) {
 	rec := Record{ID: newID(), Created: time.Now().UTC(), HostConfig: req.Host}
 	img, err := m.store.Open(ctx, req.Config.Image, req.Platform)
 	if err != nil {
-		return rec, nil, err
+		return rec, nil, qemu.Way{}, err
 	}
 	inherited, err := spec.ParseImage(img.RawConfig)
 	if err != nil {
-		return rec, nil, err
+		return rec, nil, qemu.Way{}, err
 	}
 	rec.Config = spec.Merge(req.Config, inherited)
 	rec.Image, rec.ImageID = img.Name, img.Target.Digest.String()
 	rec.Manifest, rec.Platform = img.Manifest, img.Platform
 	if err := settle(&rec); err != nil {
-		return rec, nil, err
+		return rec, nil, qemu.Way{}, err
 	}
 	way, err := m.o.Qemu.Way(img.Platform)
 	if err != nil {
-		return rec, nil, refused(err)
+		return rec, nil, qemu.Way{}, refused(err)
 	}
 	rec.Emulated, rec.Emulator = way.Mode == qemu.Emulated, way.Emulator
-	return rec, img, nil
+	return rec, img, way, nil
 }
 
 // refused makes the qemu room's refusal the user's error, not the daemon's.

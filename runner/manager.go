@@ -17,6 +17,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -203,6 +204,18 @@ func (m *Manager) Running() int {
 		}
 	}
 	return n
+}
+
+// Emulated are the architectures of the containers that run, or wait for a restart, by an emulator.
+func (m *Manager) Emulated() []string {
+	var all []string
+	for _, c := range m.all() {
+		r := c.record()
+		if r.Emulated && (r.State.Running || r.State.Restarting) && !slices.Contains(all, r.Platform.Architecture) {
+			all = append(all, r.Platform.Architecture)
+		}
+	}
+	return all
 }
 
 // Dir is where a container's files are: resolv.conf, hostname, hosts, and <id>-json.log.

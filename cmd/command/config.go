@@ -12,11 +12,13 @@ import (
 	"github.com/pelletier/go-toml/v2"
 
 	"github.com/gantry-build/gantry/cache"
+	"github.com/gantry-build/gantry/qemu"
 )
 
 // honoured has the keys of buildkitd.toml (docs/buildkitd.toml.md there, v0.34.2) that gantry heeds, and
 // those whose only sensible value it has anyway. Decoded strictly, it tells where every other key stands.
 type honoured struct {
+	Emulation        any `toml:"emulation"` // gantry's own
 	Debug            any `toml:"debug"`
 	Trace            any `toml:"trace"`
 	Entitlements     any `toml:"insecure-entitlements"`
@@ -79,23 +81,29 @@ var instead = map[string]string{
 	"worker.oci.userRemapUnsupported": "it has no counterpart here",
 }
 
+// settings are what the configuration file says.
+type settings struct {
+	*config.Config
+	emulation qemu.Policy
+}
+
 // loadConfig reads the configuration file: the one that was named, or the one in its usual place if there
 // is one. Its errors say in which line a setting stands that has no effect here.
-func loadConfig(at *place) (*config.Config, error) {
+func loadConfig(at *place) (settings, error) {
 	path := at.Config()
 	if path == "" {
 		path = defaultConfig
 	}
 	text, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) && at.config == "" {
-		return &config.Config{}, nil
+		return settings{&config.Config{}, qemu.Auto}, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("configuration file: %w", err)
+		return settings{}, fmt.Errorf("configuration file: %w", err)
 	}
 	cfg, err := parseConfig(text)
 	if err != nil {
-		return nil, fmt.Errorf("configuration file %s%w", path, err)
+		return settings{}, fmt.Errorf("configuration file %s%w", path, err)
 	}
 	return cfg, nil
 }
@@ -105,31 +113,41 @@ func located(line int, format string, args ...any) error {
 	return fmt.Errorf(":%d: "+format, append([]any{line}, args...)...)
 }
 
-func parseConfig(text []byte) (*config.Config, error) {
+func parseConfig(text []byte) (s settings, err error) {
 	strict := toml.NewDecoder(bytes.NewReader(text)).DisallowUnknownFields()
-	err := strict.Decode(&honoured{})
+	err = strict.Decode(&honoured{})
 	var unknown *toml.StrictMissingError
 	var broken *toml.DecodeError
 	switch {
 	case errors.As(err, &unknown) && len(unknown.Errors) > 0:
 		first := unknown.Errors[0]
 		line, _ := first.Position()
-		return nil, refuseKey(line, first.Key())
+		return s, refuseKey(line, first.Key())
 	case errors.As(err, &broken):
 		line, _ := broken.Position()
-		return nil, located(line, "%s", broken.Error())
+		return s, located(line, "%s", broken.Error())
 	case err != nil:
-		return nil, fmt.Errorf(": %w", err)
+		return s, fmt.Errorf(": %w", err)
 	}
 	cfg, err := config.Load(bytes.NewReader(text))
 	if errors.As(err, &broken) {
 		line, _ := broken.Position()
-		return nil, located(line, "%s: %s", strings.Join(broken.Key(), "."), strings.TrimPrefix(broken.Error(), "toml: "))
+		return s, located(line, "%s: %s", strings.Join(broken.Key(), "."), strings.TrimPrefix(broken.Error(), "toml: "))
 	}
 	if err != nil {
-		return nil, fmt.Errorf(": %w", err)
+		return s, fmt.Errorf(": %w", err)
 	}
-	return &cfg, checkConfig(&cfg)
+	s.Config = &cfg
+	var own struct {
+		Emulation string `toml:"emulation"`
+	}
+	if err := toml.Unmarshal(text, &own); err != nil {
+		return s, fmt.Errorf(": %w", err)
+	}
+	if s.emulation, err = qemu.ParsePolicy(own.Emulation); err != nil {
+		return s, fmt.Errorf(": %w", err)
+	}
+	return s, checkConfig(&cfg)
 }
 
 func refuseKey(line int, key []string) error {

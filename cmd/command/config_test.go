@@ -22,6 +22,7 @@ func TestConfigRefusals(t *testing.T) {
 		"[log]\nformat = \"xml\"\n":                                 {"xml", "text or json"},
 		"[otel]\nsocketPath = \"/x\"\n":                             {":1: otel has no effect"},
 		"debug = \"yes\"\n":                                         {":1: debug"},
+		"emulation = \"host\"\n":                                    {`emulation "host" is unknown; it is one of auto, private, off`},
 		"[dns\n":                                                    {":1: "},
 		"\n\n[history]\nmaxEntries = \"many\"\n":                    {":4: history.maxEntries"},
 	} {
@@ -92,7 +93,7 @@ func TestUsualConfig(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if level, err := logLevel(cfg); err != nil || level != slog.LevelDebug || cfg.Log.Format != "json" || cfg.Workers.OCI.MaxParallelism != 4 {
+	if level, err := logLevel(cfg.Config); err != nil || level != slog.LevelDebug || cfg.Log.Format != "json" || cfg.Workers.OCI.MaxParallelism != 4 {
 		t.Errorf("%v, %v: %+v", level, err, cfg)
 	}
 }

@@ -18,11 +18,15 @@ import (
 	"github.com/moby/buildkit/cmd/buildkitd/config"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
+
+	"github.com/gantry-build/gantry/qemu"
 )
 
 type daemonOptions struct {
 	auto bool          // started by a CLI: tells it how the start went, and ends when idle
 	idle time.Duration // how long nothing has to happen for that
+
+	emulation string // "" is what the configuration says
 }
 
 func daemonCommand(at *place) *cobra.Command {
@@ -38,6 +42,7 @@ func daemonCommand(at *place) *cobra.Command {
 	f.BoolVar(&o.auto, "auto", false, "")
 	_ = f.MarkHidden("auto")
 	f.DurationVar(&o.idle, "idle", idleDefault(), "how long a daemon that a command has started stays with nothing to do (env GANTRY_IDLE)")
+	f.StringVar(&o.emulation, "emulation", "", "where emulators may be registered: auto, private or off (default: what the configuration file says, or auto)")
 	cmd.AddCommand(daemonStatus(at), daemonStop(at))
 	return cmd
 }
@@ -74,7 +79,12 @@ func runDaemon(ctx context.Context, at *place, o daemonOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	log, err := daemonLog(at, cfg, o.auto)
+	if o.emulation != "" {
+		if cfg.emulation, err = qemu.ParsePolicy(o.emulation); err != nil {
+			return fmt.Errorf("--%w", err)
+		}
+	}
+	log, err := daemonLog(at, cfg.Config, o.auto)
 	if err != nil {
 		return err
 	}
@@ -147,6 +157,7 @@ type status struct {
 	Since      time.Time `json:"since"`
 	Containers int       `json:"containers"` // running
 	Platforms  []string  `json:"platforms"`
+	Ways       []way     `json:"ways"`
 }
 
 func daemonStatus(at *place) *cobra.Command {

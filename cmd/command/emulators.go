@@ -1,8 +1,10 @@
 package command
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"path/filepath"
 	"text/tabwriter"
 
@@ -32,19 +34,14 @@ func emulatorsList(at *place) *cobra.Command {
 		Short:   "List the platforms that this machine can run, and how",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			m, err := qemu.Start(cmd.Context(), at.emulation())
+			all, err := at.ways(cmd.Context())
 			if err != nil {
 				return err
 			}
-			defer m.Close()
 			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 8, 3, ' ', 0)
-			fmt.Fprintln(w, "PLATFORM\tMODE\tEMULATOR\tVERSION")
-			for _, p := range m.Platforms() {
-				way, err := m.Way(p)
-				if err != nil {
-					return err
-				}
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", platforms.Format(p), way.Mode, way.Emulator, way.Version)
+			fmt.Fprintln(w, "PLATFORM\tMODE\tEMULATOR\tVERSION\tREGISTERED")
+			for _, a := range all {
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", a.Platform, a.Mode, a.Emulator, a.Version, a.Registered)
 			}
 			return w.Flush()
 		},
@@ -60,7 +57,11 @@ func emulatorsExec(at *place) *cobra.Command {
 		Args:                  cobra.MinimumNArgs(1),
 		DisableFlagsInUseLine: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			code, err := qemu.ExecEmulated(cmd.Context(), at.emulation(), args)
+			cfg, err := loadConfig(at)
+			if err != nil {
+				return err
+			}
+			code, err := qemu.ExecEmulated(cmd.Context(), at.emulation(cfg.emulation, nil), args)
 			if err == nil && code != 0 {
 				err = cli.StatusError{StatusCode: code, Cause: errors.New("")}
 			}
@@ -69,7 +70,56 @@ func emulatorsExec(at *place) *cobra.Command {
 	}
 }
 
-// emulation is where the emulators come from; those that are not carried are refused later, by name.
-func (p *place) emulation() qemu.Options {
-	return qemu.Options{Emulators: carriedEmulators(filepath.Join(p.Root(), "bin"))}
+// way is how a platform runs here, as users see it.
+type way struct {
+	Platform   string `json:"platform"`
+	Mode       string `json:"mode"`
+	Emulator   string `json:"emulator,omitempty"`
+	Version    string `json:"version,omitempty"`
+	Registered string `json:"registered,omitempty"` // where the emulator is, and for whom
+}
+
+// ways are all platforms that run on a machine.
+func ways(m *qemu.Machine) []way {
+	var all []way
+	for _, p := range m.Platforms() {
+		w, err := m.Way(p)
+		if err != nil {
+			continue // it is one of those that run
+		}
+		a := way{Platform: platforms.Format(p), Mode: string(w.Mode), Emulator: w.Emulator, Version: w.Version}
+		switch {
+		case w.Shared():
+			a.Registered = "for the whole machine, while gantry needs it (" + w.Entry + ")"
+		case w.Entry != "":
+			a.Registered = "for the whole machine, by others (" + w.Entry + ")"
+		case w.Mode == qemu.Emulated:
+			a.Registered = "for gantry alone"
+		}
+		all = append(all, a)
+	}
+	return all
+}
+
+// ways asks the daemon, or, when none runs, finds out what one would answer.
+func (p *place) ways(ctx context.Context) ([]way, error) {
+	s, err := p.status(ctx)
+	if err == nil || !errors.Is(err, errNoDaemon) {
+		return s.Ways, err
+	}
+	cfg, err := loadConfig(p)
+	if err != nil {
+		return nil, err
+	}
+	m, err := qemu.Start(ctx, p.emulation(cfg.emulation, nil))
+	if err != nil {
+		return nil, err
+	}
+	defer m.Close()
+	return ways(m), nil
+}
+
+// emulation is what the machine may use; emulators that are not carried are refused later, by name.
+func (p *place) emulation(policy qemu.Policy, log *slog.Logger) qemu.Options {
+	return qemu.Options{Emulators: carriedEmulators(filepath.Join(p.Root(), "bin")), Policy: policy, Owner: p.mark(), Log: log}
 }

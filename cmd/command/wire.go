@@ -11,7 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/containerd/platforms"
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/cmd/buildkitd/config"
 	"github.com/moby/buildkit/exporter"
@@ -53,7 +52,7 @@ type daemon struct {
 
 // openDaemon starts the rooms from the store upwards and returns when the socket answers. On
 // failure everything that was started is closed again.
-func openDaemon(ctx context.Context, at *place, cfg *config.Config, log *slog.Logger) (_ *daemon, err error) {
+func openDaemon(ctx context.Context, at *place, cfg settings, log *slog.Logger) (_ *daemon, err error) {
 	if os.Getuid() != 0 {
 		return nil, errors.New("the daemon needs root (it mounts, and makes namespaces); run it as root")
 	}
@@ -77,10 +76,10 @@ func openDaemon(ctx context.Context, at *place, cfg *config.Config, log *slog.Lo
 	if err != nil {
 		return nil, err
 	}
-	if d.qemu, err = qemu.Start(ctx, qemu.Options{Emulators: carriedEmulators(bin), Log: log}); err != nil {
+	if d.qemu, err = qemu.Start(ctx, at.emulation(cfg.emulation, log)); err != nil {
 		return nil, err
 	}
-	d.closers = append(d.closers, func() { _ = d.qemu.Close() })
+	d.closers = append(d.closers, d.closeEmulation)
 	if err := d.openStore(ctx, bin, runc); err != nil {
 		return nil, err
 	}
@@ -89,7 +88,7 @@ func openDaemon(ctx context.Context, at *place, cfg *config.Config, log *slog.Lo
 	}
 	trusted := trust.New(trust.Options{Root: at.Root(), Static: cfg.Registries, Log: log})
 	var eg errgroup.Group // the one restores containers while the other opens databases
-	eg.Go(func() error { return d.openSolver(ctx, cfg, runc, trusted) })
+	eg.Go(func() error { return d.openSolver(ctx, cfg.Config, runc, trusted) })
 	eg.Go(func() error { return d.openRunner(ctx) })
 	err = eg.Wait()
 	d.closers = append(d.closers, d.closeRunner, d.closeSolver)
@@ -183,7 +182,11 @@ func (e emulation) Edit(p ocispec.Platform, s *specs.Spec) (string, error) {
 	if err != nil || way.Mode == qemu.Native {
 		return "", err
 	}
-	return strings.TrimSpace(filepath.Base(way.Emulator) + " " + way.Version), way.Edit(s)
+	by := strings.TrimSpace(filepath.Base(way.Emulator) + " " + way.Version)
+	if way.Shared() {
+		by += ", registered for the whole machine while gantry needs it"
+	}
+	return by, way.Edit(s)
 }
 
 func (d *daemon) openNetwork(ctx context.Context) (err error) {
@@ -222,6 +225,12 @@ func (d *daemon) removeState() {
 	}
 }
 
+func (d *daemon) closeEmulation() {
+	if err := d.qemu.Close(); err != nil {
+		d.log.Warn("closing the emulation", "error", err)
+	}
+}
+
 func (d *daemon) closeRunner() {
 	if d.runner == nil {
 		return
@@ -229,6 +238,7 @@ func (d *daemon) closeRunner() {
 	if err := d.runner.Close(); err != nil {
 		d.log.Warn("closing the runner", "error", err)
 	}
+	d.qemu.Leave(d.runner.Emulated()...)
 }
 
 // sandbox is the containers' network as the solver sees it: as with Docker, a step is on the same
@@ -276,8 +286,9 @@ func (d *daemon) routes(r *api.Router) {
 		s := status{
 			PID: os.Getpid(), Version: Version, Root: d.at.Root(), Socket: d.at.Socket(), Since: d.since, Containers: d.runner.Running(),
 		}
-		for _, p := range d.qemu.Platforms() {
-			s.Platforms = append(s.Platforms, platforms.Format(p))
+		s.Ways = ways(d.qemu)
+		for _, w := range s.Ways {
+			s.Platforms = append(s.Platforms, w.Platform)
 		}
 		return json.NewEncoder(w).Encode(s)
 	})
