@@ -61,7 +61,8 @@ func emulatorsExec(at *place) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			code, err := qemu.ExecEmulated(cmd.Context(), at.emulation(cfg.emulation, nil), args)
+			quiet := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelWarn}))
+			code, err := qemu.ExecEmulated(cmd.Context(), at.emulation(cfg.emulation, quiet), args)
 			if err == nil && code != 0 {
 				err = cli.StatusError{StatusCode: code, Cause: errors.New("")}
 			}

@@ -16,7 +16,7 @@ import (
 
 func main() {
 	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "usage: probe say WORD... | serve ADDR TEXT | sleep | exit CODE | cat | arch")
+		fmt.Fprintln(os.Stderr, "usage: probe say WORD... | serve ADDR TEXT | sleep | exit CODE | cat | arch | uid")
 		os.Exit(2)
 	}
 	switch args := os.Args[2:]; os.Args[1] {
@@ -24,6 +24,8 @@ func main() {
 		fmt.Println(strings.Join(args, " "))
 	case "arch":
 		fmt.Println(runtime.GOARCH)
+	case "uid":
+		fmt.Println(os.Geteuid())
 	case "cat":
 		_, _ = io.Copy(os.Stdout, os.Stdin)
 	case "exit":

@@ -4,8 +4,8 @@
 #
 #   build.sh MACHINE...        see the table below
 #
-# writes .cache/vm/MACHINE/{kernel,initrd,root,release} at the top of the repository and leaves alone what
-# is already there. Needs root, mmdebstrap, kmod, cpio and the Debian archive keyring. No program of another
+# writes .cache/vm/MACHINE/{kernel,initrd,root,release} at the top of the repository, and busybox-ARCH.tar for
+# images that run in it, and leaves alone what is already there. Needs root, mmdebstrap, kmod, cpio and the Debian archive keyring. No program of another
 # architecture is run, and no package's scripts are.
 set -euo pipefail
 
@@ -81,9 +81,21 @@ END
 	echo 'nameserver 10.0.2.3' >"$root/etc/resolv.conf"
 }
 
+# extract ARCH SUITE PACKAGES: the kernel, the modules and busybox of packages, in $work/packages. Newer
+# releases have all in /usr.
+extract() {
+	local dir=$work/packages
+	mmdebstrap --quiet --mode=root --variant=extract --architectures="$1" --include="$3" --keyring="$keyring" \
+		--aptopt='Acquire::Retries "3"' "$2" "$work/packages.tar" "deb $mirror $2 main" >&2
+	tar -tf "$work/packages.tar" | grep -E '^\./(usr/)?(boot/vmlinuz-|bin/busybox$|lib/modules/.*[^/]$)' >"$work/list"
+	mkdir "$dir"
+	tar -xf "$work/packages.tar" -C "$dir" --transform 's,^\./usr/,./,' --files-from "$work/list"
+}
+
 machine() {
 	local name=$1 arch suite package modules release root
 	if [ -s "$out/$name/release" ]; then
+		finish "$out/$name/root"
 		say "$out/$name is there"
 		return
 	fi
@@ -92,14 +104,10 @@ machine() {
 	work=$(mktemp -d "$out/.work.XXXXXX")
 	root=$work/made/root
 	mkdir -p "$root/bin" "$root/lib"
-	mmdebstrap --quiet --mode=root --variant=extract --architectures="$arch" --include="$package,busybox-static" \
-		--keyring="$keyring" --aptopt='Acquire::Retries "3"' "$suite" "$work/packages.tar" "deb $mirror $suite main" >&2
-	mkdir "$work/packages"
-	tar -xf "$work/packages.tar" -C "$work/packages" --wildcards './boot/vmlinuz-*' './lib/modules' './usr/lib/modules' \
-		'./bin/busybox' './usr/bin/busybox' 2>/dev/null || true # some are in one place, some in the other
+	extract "$arch" "$suite" "$package,busybox-static"
 	mv "$work"/packages/boot/vmlinuz-* "$work/made/kernel"
-	mv "$work"/packages/bin/busybox "$root/bin/" 2>/dev/null || mv "$work"/packages/usr/bin/busybox "$root/bin/"
-	mv "$work"/packages/lib/modules "$root/lib/" 2>/dev/null || mv "$work"/packages/usr/lib/modules "$root/lib/"
+	mv "$work/packages/bin/busybox" "$root/bin/"
+	mv "$work/packages/lib/modules" "$root/lib/"
 	release=$(ls "$root/lib/modules")
 	# busybox loads no compressed modules.
 	find "$root/lib/modules" -name '*.ko.xz' -print0 | xargs -0 -r -P 2 -n 100 unxz
@@ -114,6 +122,26 @@ machine() {
 	work=
 }
 
+# busybox ARCH: a root file system for images, as a tar: the one program, and links to it.
+busybox() {
+	local file=$out/busybox-$1.tar deb=$1 dir name
+	[ ! -s "$file" ] || return 0
+	say "making $file"
+	[ "$deb" != arm ] || deb=armhf
+	work=$(mktemp -d "$out/.work.XXXXXX")
+	extract "$deb" bookworm busybox-static
+	dir=$work/image
+	mkdir -p "$dir"/{bin,dev,etc,proc,sys,tmp}
+	cp "$work/packages/bin/busybox" "$dir/bin/"
+	for name in sh cat echo uname tail sleep ls cp chmod wget true; do ln -s busybox "$dir/bin/$name"; done
+	echo 'root:x:0:0:root:/:/bin/sh' >"$dir/etc/passwd"
+	chmod 1777 "$dir/tmp"
+	tar -C "$dir" --sort=name --numeric-owner --owner=0 --group=0 -cf "$work/tar" .
+	mv "$work/tar" "$file"
+	cleanup
+	work=
+}
+
 [ $# -ge 1 ] || die "usage: build.sh MACHINE..."
 [ "$(id -u)" = 0 ] || die "needs root, to own the files it makes; run it with sudo"
 for tool in mmdebstrap depmod cpio; do
@@ -124,6 +152,9 @@ exec 9>"$out/.lock"
 flock 9
 trap cleanup EXIT
 trap 'exit 130' INT TERM HUP
+for name in amd64 arm arm64; do
+	busybox "$name"
+done
 for name in "$@"; do
 	machine "$name"
 done
