@@ -4,11 +4,14 @@ VERSION    ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo d
 GO         ?= go
 PREFIX     ?= /usr/local
 BASE       := .cache/base
-HOSTARCH   := $(shell $(GO) env GOARCH)
+HOSTARCH   := $(shell env -u GOARCH $(GO) env GOARCH)
+TARGETARCH := $(or $(GOARCH),$(HOSTARCH))
+PROGRAM    := bin/gantry$(if $(filter-out $(HOSTARCH),$(TARGETARCH)),-$(TARGETARCH))
 BASES      ?= amd64 arm arm64
 LDFLAGS    := -s -w -X github.com/gantry-build/gantry/cmd/command.Version=$(VERSION)
 
 export CGO_ENABLED = 0
+export GOARM ?= 7
 export GOFLAGS += -buildvcs=false
 
 .DEFAULT_GOAL := help
@@ -18,14 +21,25 @@ help: ## list the targets
 
 include mk/payload.mk
 
-build: bin/gantry ## build bin/gantry, static, with runc and the emulators inside
+build: $(PROGRAM) ## build bin/gantry, static, with runc and the emulators inside; GOARCH=arm or arm64 gives bin/gantry-ARCH
 
-bin/gantry: payload FORCE
+$(PROGRAM): payload FORCE
 	@mkdir -p bin
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/gantry
 
 setup: ## install what a build, the demo and the tests need from Debian (as root)
 	@mk/setup.sh
+
+MACHINES ?= amd64-6.1
+
+vms: ## make what the tests' virtual machines boot from: MACHINES (as root)
+	@mk/setup.sh qemu-system-x86 qemu-system-arm seabios kmod cpio e2fsprogs
+	testdata/vm/build.sh $(MACHINES)
+
+e2e-vm: MACHINES := amd64-5.10 amd64-6.1 amd64-6.12 arm-6.1
+e2e-vm: setup build vms ## the main job on four kernels, in virtual machines (as root)
+	$(MAKE) build GOARCH=arm
+	GANTRY_VM=all GANTRY_TEST_REQUIRE=all $(GO) test -count=1 -timeout 60m -v -run TestMachines ./cmd/gantry
 
 bases: build ## make the Debian base images' root file systems (as root)
 	testdata/base/build.sh $(CURDIR)/bin/gantry $(BASES)
@@ -34,7 +48,7 @@ demo: ## set up, build gantry, build and push the sample for two platforms, run 
 	@mk/demo.sh
 
 # Uncached: some tests read what the cache of go test can't see. As root nothing may be missing.
-test: setup bases peers ## run every test (as root)
+test: setup bases peers vms ## run every test (as root)
 	$(if $(filter 0,$(shell id -u)),GANTRY_TEST_REQUIRE=all) $(GO) test -count=1 -timeout 40m $(TESTFLAGS) ./...
 
 # Not: packages whose tests make namespaces, containers or daemons, or need a static test program, and
@@ -58,7 +72,7 @@ $(PEERS) &:
 
 lint: payload ## vet, staticcheck and formatting
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo 'run gofmt -w on these'; exit 1; }
-	$(GO) vet ./...
+	for arch in amd64 arm arm64; do GOARCH=$$arch $(GO) vet ./... || exit 1; done
 	$(GO) tool staticcheck ./...
 
 bench: setup bases peers ## compare with buildkitd and buildctl; writes docs/benchmarks.md's numbers
@@ -70,7 +84,7 @@ install: build ## install to PREFIX (/usr/local)
 	install -D -m 0755 bin/gantry $(DESTDIR)$(PREFIX)/bin/gantry
 
 clean: ## remove what was built and downloaded
-	rm -rf bin .cache internal/payload/bin/*.zst internal/payload/bin/manifest.json
+	rm -rf bin .cache internal/payload/bin/*/*.zst internal/payload/bin/*/manifest.json
 
 FORCE:
-.PHONY: help build setup bases demo test race peers lint bench install clean FORCE
+.PHONY: help build setup bases vms e2e-vm demo test race peers lint bench install clean FORCE

@@ -39,7 +39,7 @@ func hasRoom(root string, size int64) bool {
 	if err := unix.Statfs(root, &st); err != nil {
 		return true
 	}
-	free := int64(st.Bavail) * st.Bsize
+	free := int64(st.Bavail) * int64(st.Bsize) // its type is the architecture's
 	return free >= size+roomToWork && (st.Files == 0 || st.Ffree > 0)
 }
 

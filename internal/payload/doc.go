@@ -3,6 +3,6 @@
 // and QEMU's user-mode emulators for the architectures that are not the machine's.
 //
 // mk/payload.mk builds or fetches them and the program in pack compresses them
-// into bin, with a manifest of what they are. A build without them compiles and
+// into bin/ARCH, with a manifest of what they are. A build without them compiles and
 // runs too; asking for a program is then the error.
 package payload

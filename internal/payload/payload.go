@@ -1,16 +1,13 @@
 package payload
 
 import (
-	"embed"
 	"io/fs"
+	"path"
 	"runtime"
 )
 
-//go:embed all:bin
-var packed embed.FS
-
 func carried() bundle {
-	files, err := fs.Sub(packed, "bin")
+	files, err := fs.Sub(packed, path.Join("bin", runtime.GOARCH))
 	if err != nil {
 		panic(err) // only a malformed constant path
 	}

@@ -1,0 +1,6 @@
+package payload
+
+import "embed"
+
+//go:embed all:bin/arm
+var packed embed.FS

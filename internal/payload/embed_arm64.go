@@ -1,0 +1,6 @@
+package payload
+
+import "embed"
+
+//go:embed all:bin/arm64
+var packed embed.FS
