@@ -88,7 +88,7 @@ func compat(ctx context.Context, k kernel, native []ocispec.Platform) []ocispec.
 }
 
 // privateTables tells whether the running kernel has a table for each user namespace.
-func privateTables() bool { return atLeast(release(), 6, 7) }
+func privateTables() bool { return AtLeast(Release(), 6, 7) }
 
 func (linux) machine() (table, bool, error) {
 	t, err := withModule(func() (table, error) {
@@ -98,7 +98,7 @@ func (linux) machine() (table, bool, error) {
 		}
 		return t, nil
 	})
-	return t, atLeast(release(), 5, 12), err
+	return t, AtLeast(Release(), 5, 12), err
 }
 
 var (
@@ -109,7 +109,7 @@ var (
 
 // explain turns the failure of a step of making a table into a reason to refuse.
 func explain(step string, err error) error {
-	kernel := "kernel " + release()
+	kernel := "kernel " + Release()
 	switch {
 	case step == stepClone && errors.Is(err, unix.ENOSPC):
 		return fmt.Errorf("%s allows no further user namespace; raise it with `sysctl user.max_user_namespaces=10000`", kernel)

@@ -114,6 +114,22 @@ func (m *Machine) Leave(architectures ...string) {
 	}
 }
 
+// Refusals are the platforms that an emulator at hand is for, and that do not run here all the same.
+func (m *Machine) Refusals() []*RefusedError {
+	<-m.done
+	var all []*RefusedError
+	for _, t := range targets() {
+		if _, ours := m.found.emulators[t.arch]; !ours || m.found.isNative(t.arch) {
+			continue
+		}
+		var refused *RefusedError
+		if _, err := m.found.way(t.platforms()[0]); errors.As(err, &refused) {
+			all = append(all, refused)
+		}
+	}
+	return all
+}
+
 // Close gives the namespace back. Containers that were started with it go on:
 // they hold it themselves. Entries in the machine's table stay, unless [Machine.Leave]
 // was called. Ways of this machine lead nowhere afterwards.

@@ -41,7 +41,7 @@ func (n *namespace) Close() error {
 
 func (linux) table(ctx context.Context, entries []registration) (*namespace, error) {
 	if !privateTables() {
-		return nil, fmt.Errorf("kernel %s %w", release(), errOnlyShared)
+		return nil, fmt.Errorf("kernel %s %w", Release(), errOnlyShared)
 	}
 	return withModule(func() (*namespace, error) { return newNamespace(ctx, entries) })
 }

@@ -222,7 +222,7 @@ func TestSharedRefusals(t *testing.T) {
 
 func TestKernelVersions(t *testing.T) {
 	for r, want := range map[string]bool{"6.7.0": true, "6.18.5-cloud": true, "7.0": true, "6.1.0-41-amd64": false, "5.14.0-503.el9": false, "": false} {
-		if got := atLeast(r, 6, 7); got != want {
+		if got := AtLeast(r, 6, 7); got != want {
 			t.Errorf("%q: %v", r, got)
 		}
 	}

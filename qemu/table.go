@@ -101,8 +101,8 @@ func withModule[T any](open func() (T, error)) (T, error) {
 	return open()
 }
 
-// release is the running kernel's, as uname has it.
-func release() string {
+// Release is the running kernel's, as uname(2) has it; "" when it does not tell.
+func Release() string {
 	var u unix.Utsname
 	if unix.Uname(&u) != nil {
 		return ""
@@ -110,8 +110,8 @@ func release() string {
 	return unix.ByteSliceToString(u.Release[:])
 }
 
-// atLeast tells whether a kernel's release is major.minor or newer.
-func atLeast(release string, major, minor int) bool {
+// AtLeast tells whether a kernel's release is major.minor or newer.
+func AtLeast(release string, major, minor int) bool {
 	var a, b int
 	if n, _ := fmt.Sscanf(release, "%d.%d", &a, &b); n != 2 {
 		return false

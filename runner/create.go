@@ -58,6 +58,9 @@ func (m *Manager) Create(ctx context.Context, req CreateRequest) (id string, war
 	}
 	m.emit(rec, "create")
 	warnings = m.warn(req, rec)
+	if req.Host.Memory != rec.HostConfig.Memory || req.Host.MemoryReservation != rec.HostConfig.MemoryReservation {
+		warnings = append(warnings, noMemory.Error().Error())
+	}
 	if way.Shared() {
 		warnings = append(warnings, fmt.Sprintf("%s runs under %s, registered for the whole machine while gantry needs it", platforms.Format(rec.Platform), filepath.Base(way.Emulator)))
 	}
@@ -106,6 +109,7 @@ func settle(rec *Record) (err error) {
 	if err := spec.Validate(*c, *h); err != nil {
 		return err
 	}
+	dropMemory(h)
 	if _, err := logs.ParseOptions(h.LogConfig.Config); err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"path/filepath"
 	"text/tabwriter"
@@ -61,14 +62,18 @@ func emulatorsExec(at *place) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			quiet := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelWarn}))
-			code, err := qemu.ExecEmulated(cmd.Context(), at.emulation(cfg.emulation, quiet), args)
+			code, err := qemu.ExecEmulated(cmd.Context(), at.emulation(cfg.emulation, quiet(cmd.ErrOrStderr())), args)
 			if err == nil && code != 0 {
 				err = cli.StatusError{StatusCode: code, Cause: errors.New("")}
 			}
 			return err
 		},
 	}
+}
+
+// quiet is the log of a command: warnings only.
+func quiet(w io.Writer) *slog.Logger {
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: slog.LevelWarn}))
 }
 
 // way is how a platform runs here, as users see it.

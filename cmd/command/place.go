@@ -74,6 +74,25 @@ func (p *place) mark() string {
 	return hex.EncodeToString(sum[:4])
 }
 
+// networkNames are those of the containers' bridge, and of its nftables table.
+func (p *place) networkNames() (bridge, table string) {
+	if m := p.mark(); m != "" {
+		return "gty-" + m, "gantry_" + m
+	}
+	return "gantry0", "gantry"
+}
+
+// existing is a directory, or the nearest one above it that is there.
+func existing(dir string) string {
+	for dir != "/" {
+		if fi, err := os.Stat(dir); err == nil && fi.IsDir() {
+			break
+		}
+		dir = filepath.Dir(dir)
+	}
+	return dir
+}
+
 // State is the runtime directory. It is short whatever the root's name is: sockets live in it, and
 // a socket's path has 107 bytes.
 func (p *place) State() string {

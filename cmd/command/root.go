@@ -102,7 +102,7 @@ func newRoot() *cobra.Command {
 		&cobra.Group{ID: "run", Title: "Run:"},
 		&cobra.Group{ID: "host", Title: "This machine:"},
 	)
-	root.AddCommand(registryCommand(at), daemonCommand(at), emulatorsCommand(at), debugCommand(at))
+	root.AddCommand(registryCommand(at), daemonCommand(at), emulatorsCommand(at), doctorCommand(at), debugCommand(at))
 	mountDocker(root, at)
 	mountBuildx(root, at)
 	return root

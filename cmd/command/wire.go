@@ -53,8 +53,8 @@ type daemon struct {
 // openDaemon starts the rooms from the store upwards and returns when the socket answers. On
 // failure everything that was started is closed again.
 func openDaemon(ctx context.Context, at *place, cfg settings, log *slog.Logger) (_ *daemon, err error) {
-	if os.Getuid() != 0 {
-		return nil, errors.New("the daemon needs root (it mounts, and makes namespaces); run it as root")
+	if err := needRoot().Error(); err != nil {
+		return nil, err
 	}
 	d := &daemon{at: at, log: log, since: time.Now(), stop: make(chan struct{}, 1)}
 	ctx, d.end = context.WithCancel(ctx)
@@ -133,7 +133,7 @@ func (d *daemon) openStore(ctx context.Context, bin, runc string) error {
 		Temp: filepath.Join(d.at.Root(), "tmp"),
 	})
 	if err != nil {
-		return err
+		return errors.Join(err, cache.CheckOverlay(d.at.Root()).Error())
 	}
 	d.closers = append(d.closers, d.store.Close)
 	return nil
@@ -190,10 +190,7 @@ func (e emulation) Edit(p ocispec.Platform, s *specs.Spec) (string, error) {
 }
 
 func (d *daemon) openNetwork(ctx context.Context) (err error) {
-	bridge, table := "gantry0", "gantry"
-	if m := d.at.mark(); m != "" {
-		bridge, table = "gty-"+m, "gantry_"+m
-	}
+	bridge, table := d.at.networkNames()
 	d.network, err = network.Open(ctx, network.Options{
 		Name: bridge, Table: table, State: filepath.Join(d.at.Root(), "network"), Namespace: d.qemu.NewNetwork,
 	})

@@ -50,6 +50,12 @@ func newMachine(t *testing.T, name string) *machine {
 		m.serve(arch, filepath.Join(probe(t), arch))
 		m.serve("busybox-"+arch, need.File(t, "../../.cache/vm/busybox-"+arch+".tar", "vms"))
 	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			log, _, _ := m.try("tail -n 40 /var/lib/gantry/daemon.log /var/log-boot; ps | grep -v '\\['; grep -E 'Running|Emulated' /var/lib/gantry/containers/*/container.json")
+			t.Logf("in the machine:\n%s", log)
+		}
+	})
 	m.on()
 	m.get("/usr/bin", "gantry")
 	m.get("/ctx", "Dockerfile", "amd64", "arm")
@@ -137,8 +143,8 @@ func mainJob(t *testing.T, name string) *machine {
 		m.expect("gantry exec web cat /built", 0, "built on ")
 		m.limits(p, ref)
 		m.run("gantry daemon stop") // containers go on, and so does what starts their programs
-		if kept := strings.Contains(m.table(), "gantry-"); kept != (shared && p == foreign) {
-			t.Errorf("%s runs without a daemon, and the table is\n%s", p, m.table())
+		if table := m.table(); strings.Contains(table, "gantry-") != (shared && p == foreign) {
+			t.Fatalf("%s runs without a daemon, and the table is\n%s", p, table)
 		}
 		m.answers("machine " + arch)
 		m.run("printf '#!/bin/sh\nexec gantry daemon\n' >/etc/boot; chmod 755 /etc/boot")

@@ -175,7 +175,7 @@ func (m *vm) restart() {
 
 // try runs a shell script in the machine. err says that the machine does not answer.
 func (m *vm) try(script string) (out string, code int, err error) {
-	ctx, cancel := context.WithTimeout(m.t.Context(), 15*time.Minute)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(m.t.Context()), 15*time.Minute) // also while the test ends
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+m.agent+"/", strings.NewReader(script))
 	if err != nil {

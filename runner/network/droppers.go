@@ -14,7 +14,7 @@ func (b *Bridge) warnOfDroppers() {
 		b.log.Debug("could not look for tables that drop forwarded packets", "error", err)
 	}
 	for _, c := range chains {
-		if b.drops(c) {
+		if b.drops(c) && !b.allowed(c) {
 			b.log.Warn("another table drops forwarded packets: containers may be unreachable",
 				"table", c.Table.Name, "chain", c.Name, "next", b.allowance(c))
 		}

@@ -13,8 +13,11 @@ import (
 	"time"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/gantry-build/gantry/internal/check"
 )
 
 // A container that is attached again at once must not collide with what the background still deletes.
@@ -310,6 +313,31 @@ func TestWarnsOfFirewall(t *testing.T) {
 	if got := out.String(); strings.Count(got, next) != 1 {
 		t.Errorf("want one warning with %q, got:\n%s", next, got)
 	}
+	if f := firewallOf(t, b.opts); !strings.HasPrefix(f.Next, "run: nft insert rule inet filter FORWARD iifname gtyt0 accept; ") {
+		t.Errorf("checked: %+v", f)
+	}
+	conn.AddRule(&nftables.Rule{Table: firewall, Chain: &nftables.Chain{Name: "FORWARD", Table: firewall}, Exprs: []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: append([]byte(b.opts.Name), make([]byte, 16-len(b.opts.Name))...)},
+		&expr.Verdict{Kind: expr.VerdictAccept},
+	}})
+	must(t, conn.Flush())
+	if f := firewallOf(t, b.opts); f.Next != "" {
+		t.Errorf("checked with a rule of the host's owner: %+v", f)
+	}
+}
+
+// firewallOf is what Check says of other people's rules; everything else is to be well.
+func firewallOf(t *testing.T, o Options) (found check.Finding) {
+	t.Helper()
+	for _, f := range Check(o) {
+		if f.Subject == "firewall" {
+			found = f
+		} else if f.Next != "" {
+			t.Errorf("%+v", f)
+		}
+	}
+	return found
 }
 
 func TestMTU(t *testing.T) {

@@ -1,0 +1,151 @@
+package network
+
+import (
+	"bytes"
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/gantry-build/gantry/internal/check"
+)
+
+// Check finds out whether the kernel and the host's own firewall let a network work. It leaves nothing
+// behind, and needs root.
+func Check(o Options) []check.Finding {
+	all := []check.Finding{checkDevices(), checkTables(o.Table), checkForwarding()}
+	b := &Bridge{opts: o, rules: newRuleset(o.Table, o.Name), log: slog.Default()}
+	defer b.rules.close()
+	return append(all, b.checkFirewall()...)
+}
+
+// checkDevices tries the kinds of devices, in a network namespace of no use to anyone else.
+func checkDevices() check.Finding {
+	const subject = "network devices"
+	found := make(chan check.Finding)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine, and its namespace with it
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			found <- check.Finding{Subject: subject, Text: "no network namespace can be made: " + err.Error(), Next: "run it as root"}
+			return
+		}
+		found <- tryDevices(subject)
+	}()
+	return <-found
+}
+
+func tryDevices(subject string) check.Finding {
+	probe := netlink.LinkAttrs{Name: "probe"}
+	for _, kind := range []struct {
+		module string
+		link   netlink.Link
+	}{
+		{"bridge", &netlink.Bridge{LinkAttrs: probe}},
+		{"veth", &netlink.Veth{LinkAttrs: probe, PeerName: probe.Name + "p"}},
+	} {
+		err := netlink.LinkAdd(kind.link)
+		if err == nil {
+			err = netlink.LinkDel(kind.link)
+		}
+		if err != nil {
+			return lacking(subject, kind.module, err)
+		}
+	}
+	return check.OK(subject, "bridge, veth")
+}
+
+func checkTables(table string) check.Finding {
+	const subject = "nftables"
+	var found []string
+	for _, f := range features() {
+		if err := f.try(table + "_probe"); err != nil {
+			return lacking(subject, f.module, err)
+		}
+		found = append(found, f.module)
+	}
+	return check.OK(subject, strings.Join(found, ", "))
+}
+
+// lacking is what needs would say, as a finding.
+func lacking(subject, module string, err error) check.Finding {
+	text, next, _ := strings.Cut(needs(module, err).Error(), "; ")
+	if next == "" {
+		next = "see what the kernel's log says (dmesg)"
+	}
+	return check.Finding{Subject: subject, Text: text, Next: next}
+}
+
+func checkForwarding() check.Finding {
+	const subject, file = "forwarding", "/proc/sys/net/ipv4/ip_forward"
+	on, err := os.ReadFile(file)
+	switch {
+	case err != nil:
+		return check.Finding{Subject: subject, Text: err.Error(), Next: "mount proc at /proc"}
+	case strings.TrimSpace(string(on)) == "1":
+		return check.OK(subject, "on")
+	}
+	f, err := os.OpenFile(file, os.O_WRONLY, 0)
+	if err != nil {
+		return check.Finding{Subject: subject, Text: "off, and can't be switched on here: " + err.Error(), Next: "run on the host: sysctl -w net.ipv4.ip_forward=1"}
+	}
+	f.Close()
+	return check.OK(subject, "off; the daemon switches it on with the first container")
+}
+
+// checkFirewall looks for rules of others that drop what containers send.
+func (b *Bridge) checkFirewall() []check.Finding {
+	const subject = "firewall"
+	chains, err := b.rules.hostChains()
+	if err != nil {
+		return nil // said by checkTables
+	}
+	var all []check.Finding
+	for _, c := range chains {
+		if b.drops(c) && !b.allowed(c) {
+			all = append(all, check.Finding{
+				Subject: subject, Text: fmt.Sprintf("table %s drops forwarded packets (chain %s), so that containers may be unreachable", c.Table.Name, c.Name),
+				Next: "run: " + b.allowance(c),
+			})
+		}
+	}
+	if len(all) == 0 {
+		return []check.Finding{check.OK(subject, "nobody drops forwarded packets")}
+	}
+	return all
+}
+
+// allowed tells whether a chain has rules about this network's device already.
+func (b *Bridge) allowed(c *nftables.Chain) bool {
+	b.rules.mu.Lock()
+	defer b.rules.mu.Unlock()
+	conn, err := b.rules.session()
+	if err != nil {
+		return false
+	}
+	rules, err := conn.GetRules(c.Table, c)
+	if err != nil {
+		b.rules.hangUp()
+		return false
+	}
+	for _, r := range rules {
+		if mentions(r, b.opts.Name) {
+			return true
+		}
+	}
+	return false
+}
+
+// mentions tells whether a rule compares something with a device's name.
+func mentions(r *nftables.Rule, device string) bool {
+	return slices.ContainsFunc(r.Exprs, func(e expr.Any) bool {
+		c, ok := e.(*expr.Cmp)
+		return ok && string(bytes.TrimRight(c.Data, "\x00")) == device
+	})
+}
