@@ -8,7 +8,7 @@ HOSTARCH   := $(shell env -u GOARCH $(GO) env GOARCH)
 TARGETARCH := $(or $(GOARCH),$(HOSTARCH))
 PROGRAM    := bin/gantry$(if $(filter-out $(HOSTARCH),$(TARGETARCH)),-$(TARGETARCH))
 BASES      ?= amd64 arm arm64
-LDFLAGS    := -s -w -X github.com/gantry-build/gantry/cmd/command.Version=$(VERSION)
+LDFLAGS    := -s -w -X github.com/gantry-build/gantry/cmd/thin.Version=$(VERSION)
 
 export CGO_ENABLED = 0
 export GOARM ?= 7
@@ -23,8 +23,13 @@ include mk/payload.mk
 
 build: $(PROGRAM) ## build bin/gantry, static, with runc and the emulators inside; GOARCH=arm or arm64 gives bin/gantry-ARCH
 
+ENGINE := .cache/engine/$(TARGETARCH)
+
 $(PROGRAM): payload FORCE
-	@mkdir -p bin
+	@mkdir -p bin $(ENGINE)
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(ENGINE)/gantry ./cmd/engine
+	@echo $(VERSION) >$(ENGINE)/gantry.version
+	env -u GOARCH -u GOARM $(GO) run ./internal/payload/pack -level 3 -arch $(TARGETARCH) -out cmd/gantry/bin/$(TARGETARCH) gantry=$(ENGINE)/gantry
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/gantry
 
 setup: ## install what a build, the demo and the tests need from Debian (as root)
@@ -84,7 +89,7 @@ install: build ## install to PREFIX (/usr/local)
 	install -D -m 0755 bin/gantry $(DESTDIR)$(PREFIX)/bin/gantry
 
 clean: ## remove what was built and downloaded
-	rm -rf bin .cache internal/payload/bin/*/*.zst internal/payload/bin/*/manifest.json
+	rm -rf bin .cache {internal/payload,cmd/gantry}/bin/*/{*.zst,manifest.json}
 
 FORCE:
 .PHONY: help build setup bases vms e2e-vm demo test race peers lint bench install clean FORCE

@@ -1,17 +1,18 @@
 package cache
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/gantry-build/gantry/internal/state"
 )
 
 // ErrLocked says that another daemon owns the data root.
-var ErrLocked = errors.New("data root is in use")
+var ErrLocked = state.ErrInUse
 
 // Lock takes the data root for this process. bolt would wait for ever for a second owner, deaf to
 // signals, so this lock comes before any of its files is opened. The kernel drops it when the

@@ -33,7 +33,7 @@ finish() {
 }
 trap finish EXIT INT TERM
 
-CGO_ENABLED=1 go build -race -o "$gantry" ./cmd/gantry
+CGO_ENABLED=1 go build -race -o "$gantry" ./cmd/engine
 mkdir "$work/context"
 for arch in amd64 arm; do
 	GOARCH=$arch GOARM=7 CGO_ENABLED=0 go build -o "$work/context/$arch" ./testdata/probe

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"os/exec"
 	"runtime"
 	"slices"
@@ -13,6 +12,8 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/tonistiigi/go-archvariant"
 	"golang.org/x/sys/unix"
+
+	"github.com/gantry-build/gantry/internal/memfile"
 )
 
 // kernel is what the package asks of the machine, so that another machine can be
@@ -57,19 +58,16 @@ func (linux) native() []ocispec.Platform {
 
 func (linux) entries() ([]entry, error) { return readEntries(hostTable) }
 
-// runs starts the program from memory: no directory is sure to be writable and
-// without noexec.
 func (linux) runs(ctx context.Context, program []byte) bool {
-	fd, err := unix.MemfdCreate("gantry-probe", unix.MFD_CLOEXEC|unix.MFD_EXEC)
+	file, err := memfile.New("gantry-probe", false)
 	if err != nil {
 		return false
 	}
-	file := os.NewFile(uintptr(fd), "probe")
 	defer file.Close()
 	if _, err := file.Write(program); err != nil {
 		return false
 	}
-	err = exec.CommandContext(ctx, fmt.Sprintf("/proc/self/fd/%d", fd)).Run()
+	err = exec.CommandContext(ctx, memfile.Path(file)).Run()
 	runtime.KeepAlive(file)
 	return err == nil
 }

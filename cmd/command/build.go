@@ -69,7 +69,7 @@ func child(parent *cobra.Command, name string) *cobra.Command {
 
 // initBuildx connects to the daemon and gives buildx a directory of its own for what it notes.
 func initBuildx(cmd *cobra.Command, docker *command.DockerCli, at *place) error {
-	if err := at.connect(cmd.Context()); err != nil {
+	if err := at.Connect(cmd.Context()); err != nil {
 		return err
 	}
 	// What buildx asks for unless told otherwise costs every build some runs of git and an index

@@ -12,6 +12,7 @@ import (
 	"github.com/pelletier/go-toml/v2"
 
 	"github.com/gantry-build/gantry/cache"
+	"github.com/gantry-build/gantry/cmd/thin"
 	"github.com/gantry-build/gantry/qemu"
 )
 
@@ -92,10 +93,10 @@ type settings struct {
 func loadConfig(at *place) (settings, error) {
 	path := at.Config()
 	if path == "" {
-		path = defaultConfig
+		path = thin.DefaultConfig
 	}
 	text, err := os.ReadFile(path)
-	if errors.Is(err, os.ErrNotExist) && at.config == "" {
+	if errors.Is(err, os.ErrNotExist) && at.Config() == "" {
 		return settings{&config.Config{}, qemu.Auto}, nil
 	}
 	if err != nil {

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/gantry-build/gantry/cmd/thin"
 )
 
 func TestConfigRefusals(t *testing.T) {
@@ -31,7 +33,7 @@ func TestConfigRefusals(t *testing.T) {
 			if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			_, err := loadConfig(&place{config: path})
+			_, err := loadConfig(&place{thin.At("", "", path)})
 			if err == nil {
 				t.Fatal("no error")
 			}
@@ -42,7 +44,7 @@ func TestConfigRefusals(t *testing.T) {
 			}
 		})
 	}
-	if _, err := loadConfig(&place{config: filepath.Join(t.TempDir(), "none.toml")}); err == nil {
+	if _, err := loadConfig(&place{thin.At("", "", filepath.Join(t.TempDir(), "none.toml"))}); err == nil {
 		t.Error("a file that was named and is not there is no error")
 	}
 }

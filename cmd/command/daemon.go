@@ -19,6 +19,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/gantry-build/gantry/cmd/thin"
 	"github.com/gantry-build/gantry/qemu"
 )
 
@@ -71,7 +72,7 @@ func runDaemon(ctx context.Context, at *place, o daemonOptions) (err error) {
 	if err := leaveChroot(); err != nil {
 		return err
 	}
-	if err := checkRoot(at.Root()); err != nil {
+	if err := at.CheckRoot(); err != nil {
 		return err
 	}
 	unix.Umask(0) // files in images have the modes that builds give them, whoever started the daemon
@@ -97,12 +98,12 @@ func runDaemon(ctx context.Context, at *place, o daemonOptions) (err error) {
 		return err
 	}
 	defer d.Close()
-	fmt.Fprint(tell, readyWord)
+	fmt.Fprint(tell, thin.ReadyWord)
 	if c, ok := tell.(io.Closer); ok {
 		c.Close() // the starter waits for the end of the stream
 	}
 	ready = true
-	log.Info("ready", "socket", at.Socket(), "root", at.Root(), "version", Version, "took", time.Since(begin).Round(time.Millisecond))
+	log.Info("ready", "socket", at.Socket(), "root", at.Root(), "version", thin.Version, "took", time.Since(begin).Round(time.Millisecond))
 	if !o.auto {
 		o.idle = 0
 	}
@@ -120,15 +121,15 @@ func daemonLog(at *place, cfg *config.Config, toFile bool) (*slog.Logger, error)
 	if err != nil {
 		return nil, err
 	}
-	if at.debug {
+	if at.Debug() {
 		level = slog.LevelDebug
 	}
 	var w io.Writer = os.Stderr
 	if toFile {
 		if err := os.MkdirAll(at.Root(), 0o711); err != nil {
-			return nil, fmt.Errorf("data root: %w%s", err, asRoot())
+			return nil, fmt.Errorf("data root: %w%s", err, thin.AsRoot())
 		}
-		f, err := os.OpenFile(at.logFile(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+		f, err := os.OpenFile(at.LogFile(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 		if err != nil {
 			return nil, err
 		}
@@ -191,7 +192,7 @@ func daemonStop(at *place) *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, err := at.status(cmd.Context())
-			if errors.Is(err, errNoDaemon) {
+			if errors.Is(err, thin.ErrNoDaemon) {
 				return nil
 			}
 			if err != nil {
@@ -207,8 +208,8 @@ func daemonStop(at *place) *cobra.Command {
 
 func (p *place) status(ctx context.Context) (status, error) {
 	var s status
-	if !p.answers() {
-		return s, fmt.Errorf("%w at %s", errNoDaemon, p.Socket())
+	if !p.Answers() {
+		return s, fmt.Errorf("%w at %s", thin.ErrNoDaemon, p.Socket())
 	}
 	err := p.call(ctx, http.MethodGet, "/gantry/status", &s)
 	return s, err
@@ -258,5 +259,5 @@ func (p *place) gone(ctx context.Context, pid int) error {
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
-	return fmt.Errorf("the daemon (pid %d) has not ended after 20s; see %s", pid, p.logFile())
+	return fmt.Errorf("the daemon (pid %d) has not ended after 20s; see %s", pid, p.LogFile())
 }

@@ -102,7 +102,7 @@ func oneLine(name string) string {
 
 // failed asks the daemon for the kept steps, the newest first.
 func (p *place) failed(ctx context.Context) (steps []solver.FailedStep, err error) {
-	if !p.answers() {
+	if !p.Answers() {
 		return nil, nil // they end with the daemon
 	}
 	return steps, p.call(ctx, http.MethodGet, "/gantry/failed", &steps)
@@ -225,7 +225,7 @@ func (o *debugOptions) serve(ctx context.Context, at *place, sh *solver.Shell) (
 		}
 		s.Allow(agents)
 	}
-	engine, err := at.engine()
+	engine, err := at.API()
 	if err != nil {
 		return nil, err
 	}

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/gantry-build/gantry/cmd/thin"
 	"github.com/gantry-build/gantry/solver"
 )
 
@@ -41,13 +42,27 @@ var inRoot = []string{
 	"solver", "store", "tmp", "volumes",
 }
 
-// checkRoot refuses a data root that everybody shares, such as /tmp, before anything is written there.
-func checkRoot(root string) error {
-	if fi, err := os.Stat(root); err == nil && fi.Mode()&os.ModeSticky != 0 {
-		return fmt.Errorf("data root %s: other users share this directory (it is sticky, like /tmp): choose another with --root, "+
-			"or, if it is gantry's alone, such as a tmpfs of its own, run: chmod 0711 %[1]s", root)
+// removeOldEngines takes away what other versions of gantry have unpacked. Processes of theirs that still run
+// have their program open.
+func removeOldEngines(bin string) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
 	}
-	return nil
+	ours := filepath.Dir(self)
+	if filepath.Dir(ours) != bin {
+		return nil // not unpacked: it can't be told which is in use
+	}
+	all, err := filepath.Glob(filepath.Join(bin, thin.EngineName+"-*"))
+	if err != nil {
+		return err
+	}
+	for _, dir := range all {
+		if dir != ours {
+			err = errors.Join(err, os.RemoveAll(dir))
+		}
+	}
+	return err
 }
 
 // closeRoot lets no other user into what is in the data root, whichever version has made it.

@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/gantry-build/gantry/cmd/thin"
 )
 
 func TestCloseRoot(t *testing.T) {
@@ -32,10 +34,10 @@ func TestCloseRoot(t *testing.T) {
 	if err := os.Chmod(shared, 0o777|os.ModeSticky); err != nil {
 		t.Fatal(err)
 	}
-	if err := checkRoot(filepath.Join(shared, "own")); err != nil {
+	if err := thin.At(filepath.Join(shared, "own"), "", "").CheckRoot(); err != nil {
 		t.Error(err)
 	}
-	if err := checkRoot(shared); err == nil || !strings.Contains(err.Error(), "--root") {
+	if err := thin.At(shared, "", "").CheckRoot(); err == nil || !strings.Contains(err.Error(), "--root") {
 		t.Errorf("a directory that all share became a data root: %v", err)
 	}
 }

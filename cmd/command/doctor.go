@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/gantry-build/gantry/cache"
+	"github.com/gantry-build/gantry/cmd/thin"
 	"github.com/gantry-build/gantry/internal/check"
 	"github.com/gantry-build/gantry/qemu"
 	"github.com/gantry-build/gantry/registry"
@@ -160,16 +161,16 @@ func checkPort(addr string) check.Finding {
 
 func (p *place) checkDaemon(ctx context.Context) check.Finding {
 	const subject = "daemon"
-	if !p.answers() {
+	if !p.Answers() {
 		return check.OK(subject, "none at "+p.Socket()+"; any command starts one")
 	}
 	s, err := p.status(ctx)
 	if err != nil {
-		return check.Finding{Subject: subject, Text: fmt.Sprintf("%s: %v", p.Socket(), err), Next: "see " + p.logFile()}
+		return check.Finding{Subject: subject, Text: fmt.Sprintf("%s: %v", p.Socket(), err), Next: "see " + p.LogFile()}
 	}
-	if s.Version != Version {
+	if s.Version != thin.Version {
 		return check.Finding{
-			Subject: subject, Text: fmt.Sprintf("at %s is of version %s, this command of %s", p.Socket(), s.Version, Version),
+			Subject: subject, Text: fmt.Sprintf("at %s is of version %s, this command of %s", p.Socket(), s.Version, thin.Version),
 			Next: "run: gantry daemon stop (containers go on, and the next command starts the new one)",
 		}
 	}

@@ -96,7 +96,7 @@ const sharedKeyHeader = "X-Docker-Expose-Session-Sharedkey"
 // Client implements driver.Driver. Sessions go over connections of their own, which saves the
 // context's bytes a second framing.
 func (d *builderDriver) Client(ctx context.Context, opts ...client.ClientOpt) (*client.Client, error) {
-	engine, err := d.at.engine()
+	engine, err := d.at.API()
 	if err != nil {
 		return nil, err
 	}

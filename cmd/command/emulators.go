@@ -13,6 +13,7 @@ import (
 	"github.com/docker/cli/cli"
 	"github.com/spf13/cobra"
 
+	"github.com/gantry-build/gantry/cmd/thin"
 	"github.com/gantry-build/gantry/qemu"
 )
 
@@ -110,7 +111,7 @@ func ways(m *qemu.Machine) []way {
 // ways asks the daemon, or, when none runs, finds out what one would answer.
 func (p *place) ways(ctx context.Context) ([]way, error) {
 	s, err := p.status(ctx)
-	if err == nil || !errors.Is(err, errNoDaemon) {
+	if err == nil || !errors.Is(err, thin.ErrNoDaemon) {
 		return s.Ways, err
 	}
 	cfg, err := loadConfig(p)
@@ -127,5 +128,5 @@ func (p *place) ways(ctx context.Context) ([]way, error) {
 
 // emulation is what the machine may use; emulators that are not carried are refused later, by name.
 func (p *place) emulation(policy qemu.Policy, log *slog.Logger) qemu.Options {
-	return qemu.Options{Emulators: carriedEmulators(filepath.Join(p.Root(), "bin")), Policy: policy, Owner: p.mark(), Log: log}
+	return qemu.Options{Emulators: carriedEmulators(filepath.Join(p.Root(), "bin")), Policy: policy, Owner: p.Mark(), Log: log}
 }

@@ -121,6 +121,19 @@ func registryHTTPFlag(f *pflag.FlagSet, hosts *[]string) {
 	f.StringArrayVar(hosts, "registry-http", nil, "registry HOST[:PORT] that speaks plain HTTP; kept for later commands")
 }
 
+// speakHTTP gives a verb of the Docker CLI the flag.
+func speakHTTP(cmd *cobra.Command, at *place) {
+	var hosts []string
+	registryHTTPFlag(cmd.Flags(), &hosts)
+	connect := cmd.PersistentPreRunE
+	cmd.PersistentPreRunE = func(cmd *cobra.Command, args []string) error {
+		if err := allowHTTP(at, hosts); err != nil {
+			return err
+		}
+		return connect(cmd, args)
+	}
+}
+
 func allowHTTP(at *place, hosts []string) error {
 	s := trust.New(trust.Options{Root: at.Root()})
 	for _, h := range hosts {

@@ -22,6 +22,7 @@ import (
 	"github.com/gantry-build/gantry/api"
 	"github.com/gantry-build/gantry/cache"
 	"github.com/gantry-build/gantry/cache/shim"
+	"github.com/gantry-build/gantry/cmd/thin"
 	"github.com/gantry-build/gantry/exporter/attest"
 	"github.com/gantry-build/gantry/exporter/image"
 	"github.com/gantry-build/gantry/exporter/sbom"
@@ -72,6 +73,9 @@ func openDaemon(ctx context.Context, at *place, cfg settings, log *slog.Logger) 
 		return nil, err
 	}
 	bin := filepath.Join(at.Root(), "bin")
+	if err := removeOldEngines(bin); err != nil {
+		log.Warn("old versions could not be removed", "error", err)
+	}
 	runc, err := payload.Extract(bin, "runc")
 	if err != nil {
 		return nil, err
@@ -141,7 +145,7 @@ func (d *daemon) openStore(ctx context.Context, bin, runc string) error {
 
 func (d *daemon) openSolver(ctx context.Context, cfg *config.Config, runc string, trusted *trust.Store) (err error) {
 	d.solver, err = solver.Start(ctx, solver.Options{
-		Root: filepath.Join(d.at.Root(), "solver"), Store: d.store, Runc: runc, Config: cfg, Version: Version,
+		Root: filepath.Join(d.at.Root(), "solver"), Store: d.store, Runc: runc, Config: cfg, Version: thin.Version,
 		Platforms: emulation{d.qemu}, Hosts: trusted.Hosts, Sandbox: d.sandbox, Gateway: d.network.Up, Scan: listSoftware,
 		Requests: []grpc.UnaryServerInterceptor{attest.OwnScanner(solver.Scanner, solver.ScannerEpoch), image.SharedLayers},
 		Exporter: func(e solver.Exporting) exporter.Exporter {
@@ -158,7 +162,7 @@ func (d *daemon) openSolver(ctx context.Context, cfg *config.Config, runc string
 
 // listSoftware makes the SBOM of a build's result, or of a stage or the context that it was made of.
 func listSoftware(ctx context.Context, root, name string, created time.Time) ([]byte, error) {
-	doc, err := sbom.Scan(ctx, root, sbom.Options{Name: name, Time: created, Tool: "gantry-" + Version})
+	doc, err := sbom.Scan(ctx, root, sbom.Options{Name: name, Time: created, Tool: "gantry-" + thin.Version})
 	if err != nil {
 		return nil, err
 	}
@@ -265,7 +269,7 @@ func (d *daemon) listen(trusted *trust.Store) error {
 	images := &api.Images{Store: d.store, Mover: mover, Login: mover.Login, Users: d.runner.Users}
 	build := api.NewBuild(d.solver.Sessions, d.solver.Server)
 	handler := api.New(api.Options{
-		Runner: d.runner, Version: Version, Root: d.at.Root(), Images: images.Count, Log: d.log,
+		Runner: d.runner, Version: thin.Version, Root: d.at.Root(), Images: images.Count, Log: d.log,
 		Extra: []func(*api.Router){images.Routes, build.Routes, d.routes},
 	})
 	l, err := listenUnix(d.at.Socket())
@@ -281,7 +285,7 @@ func (d *daemon) listen(trusted *trust.Store) error {
 func (d *daemon) routes(r *api.Router) {
 	r.Handle(http.MethodGet, "/gantry/status", func(w http.ResponseWriter, _ *http.Request) error {
 		s := status{
-			PID: os.Getpid(), Version: Version, Root: d.at.Root(), Socket: d.at.Socket(), Since: d.since, Containers: d.runner.Running(),
+			PID: os.Getpid(), Version: thin.Version, Root: d.at.Root(), Socket: d.at.Socket(), Since: d.since, Containers: d.runner.Running(),
 		}
 		s.Ways = ways(d.qemu)
 		for _, w := range s.Ways {

@@ -86,7 +86,7 @@ func TestDaemonThatCannotStart(t *testing.T) {
 // A full disk fails the build with a message that says so, and not the daemon.
 func TestFullDisk(t *testing.T) {
 	g := newGantry(t)
-	if err := unix.Mount("tmpfs", g.root, "tmpfs", 0, "size=96m,mode=0700"); err != nil {
+	if err := unix.Mount("tmpfs", g.root, "tmpfs", 0, "size=220m,mode=0700"); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

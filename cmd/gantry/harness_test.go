@@ -49,9 +49,41 @@ func newGantry(t testing.TB) *gantry {
 	if err != nil {
 		t.Fatal(err)
 	}
+	seed(t, root)
 	g := &gantry{t: t, bin: program(t), root: root, env: []string{"GANTRY_ROOT=" + root, "GANTRY_IDLE=2m", "BUILDKIT_PROGRESS=plain"}}
 	t.Cleanup(g.remove)
 	return g
+}
+
+// engines is a data root in which gantry has unpacked itself.
+var engines struct {
+	sync.Once
+	root string
+}
+
+// seed gives a data root the unpacked program of another one, so that not every test unpacks it.
+func seed(t testing.TB, root string) {
+	t.Helper()
+	engines.Do(func() {
+		var err error
+		if engines.root, err = os.MkdirTemp("", "gantry-engine-"); err != nil {
+			t.Fatal(err)
+		}
+		if out, err := exec.Command(program(t), "--root", engines.root, "emulators", "--help").CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+	})
+	all, err := filepath.Glob(filepath.Join(engines.root, "bin", "gantry-*", "gantry"))
+	if err != nil || len(all) != 1 {
+		t.Fatalf("unpacked %v, %v", all, err)
+	}
+	dir := filepath.Join(root, "bin", filepath.Base(filepath.Dir(all[0])))
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Link(all[0], filepath.Join(dir, "gantry")); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func (g *gantry) remove() {
@@ -254,8 +286,10 @@ func probe(t testing.TB) string {
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	if probes.dir != "" {
-		os.RemoveAll(probes.dir)
+	for _, dir := range []string{probes.dir, engines.root} {
+		if dir != "" {
+			os.RemoveAll(dir)
+		}
 	}
 	os.Exit(code)
 }

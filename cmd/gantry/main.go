@@ -1,20 +1,21 @@
-// Command gantry takes a Dockerfile to a running, mixed-architecture cluster.
+// Command gantry takes a Dockerfile to a running, mixed-architecture cluster. It is the one file that users
+// have: the light half of the command line (cmd/thin), which starts as fast as docker does, and the engine,
+// compressed, which it unpacks once and becomes for everything else.
 package main
 
 import (
 	"os"
+	"path/filepath"
 
-	"github.com/gantry-build/gantry/cache/shim"
-	"github.com/gantry-build/gantry/cmd/command"
-	"github.com/gantry-build/gantry/qemu"
+	"github.com/gantry-build/gantry/cmd/thin"
+	"github.com/gantry-build/gantry/internal/payload"
 )
 
-// main is the re-exec table: the one file is the CLI, the daemon, the shim of each container, and
-// the helper that makes the namespace in which foreign programs run.
 func main() {
-	qemu.MaybeChild()
-	if shim.Called() {
-		shim.Run()
-	}
-	os.Exit(command.Main(os.Args[1:]))
+	os.Exit(thin.Main(os.Args[1:], thin.Engine{
+		Unpack: func(root string) (string, error) {
+			return payload.ExtractFrom(engine, filepath.Join(root, "bin"), thin.EngineName)
+		},
+		Load: func() (*os.File, error) { return payload.Load(engine, thin.EngineName) },
+	}))
 }

@@ -8,24 +8,11 @@ import (
 	"regexp"
 	"strings"
 	"unicode"
-
-	"github.com/moby/buildkit/solver/errdefs"
 )
 
-// Error prints err on w, after the lines of the Dockerfile that it is about.
+// Error prints err on w.
 func Error(w io.Writer, err error) {
-	msg := strings.TrimSpace(err.Error())
-	for _, s := range errdefs.Sources(err) {
-		if s.Info == nil || len(s.Ranges) == 0 {
-			continue
-		}
-		fmt.Fprintln(w)
-		_ = s.Print(w)
-		fmt.Fprintln(w)
-		msg = fmt.Sprintf("%s:%d: %s", s.Info.Filename, s.Ranges[0].Start.Line, msg)
-		break
-	}
-	fmt.Fprintln(w, "gantry: "+printable(tidy(msg)))
+	fmt.Fprintln(w, "gantry: "+printable(tidy(strings.TrimSpace(err.Error()))))
 }
 
 // printable keeps bytes of a user's file, which a message may quote, from steering the terminal.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
+	"github.com/gantry-build/gantry/internal/memfile"
 	"github.com/gantry-build/gantry/internal/state"
 )
 
@@ -75,7 +76,23 @@ func (b bundle) unpackAlone(dir, home string, p Program) error {
 	return syncDir(dir)
 }
 
-func (b bundle) unpack(path string, p Program) (err error) {
+func (b bundle) load(name string) (*os.File, error) {
+	p, err := b.find(name)
+	if err != nil {
+		return nil, err
+	}
+	file, err := memfile.New(name, true)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.copyTo(file, p); err != nil {
+		file.Close()
+		return nil, err
+	}
+	return file, nil
+}
+
+func (b bundle) copyTo(file *os.File, p Program) error {
 	packed, err := b.files.Open(p.Name + ".zst")
 	if err != nil {
 		return err
@@ -86,11 +103,15 @@ func (b bundle) unpack(path string, p Program) (err error) {
 		return err
 	}
 	defer z.Close()
+	return p.write(file, z)
+}
+
+func (b bundle) unpack(path string, p Program) error {
 	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o755)
 	if err != nil {
 		return err
 	}
-	err = p.write(file, z)
+	err = b.copyTo(file, p)
 	if cerr := file.Close(); err == nil {
 		err = cerr
 	}

@@ -2,16 +2,30 @@ package payload
 
 import (
 	"io/fs"
+	"os"
 	"path"
 	"runtime"
 )
 
-func carried() bundle {
+func carried() bundle { return carriedBy(packed) }
+
+// carriedBy are the programs in bin/ARCH of an embedded file system.
+func carriedBy(packed fs.FS) bundle {
 	files, err := fs.Sub(packed, path.Join("bin", runtime.GOARCH))
 	if err != nil {
 		panic(err) // only a malformed constant path
 	}
 	return bundle{files: files, arch: runtime.GOARCH}
+}
+
+// Load unpacks a program of such a set into memory. The file is ready to be executed by its descriptor, which
+// is inherited.
+func Load(packed fs.FS, name string) (*os.File, error) { return carriedBy(packed).load(name) }
+
+// ExtractFrom is [Extract] for another set of programs, which has its manifest and the compressed programs in
+// bin/ARCH.
+func ExtractFrom(packed fs.FS, dir, name string) (path string, err error) {
+	return carriedBy(packed).extract(dir, name)
 }
 
 // Names are the carried programs, in the order of packing; none in a gantry that

@@ -13,6 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// ErrInUse says that another daemon owns a data root.
+var ErrInUse = errors.New("data root is in use")
+
 // Write replaces path with data: temporary file, fsync, rename, fsync of the
 // directory. On error path is as it was.
 func Write(path string, data []byte, perm fs.FileMode) error {

@@ -18,22 +18,24 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/gantry-build/gantry/internal/payload"
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/gantry-build/gantry/internal/payload"
 )
 
 func main() {
 	arch := flag.String("arch", "", "GOARCH that the programs run on")
 	out := flag.String("out", "", "directory to write to")
+	level := flag.Int("level", 19, "of the compression, as zstd counts")
 	flag.Parse()
-	if err := pack(*arch, *out, flag.Args()); err != nil {
+	if err := pack(*arch, *out, *level, flag.Args()); err != nil {
 		fmt.Fprintln(os.Stderr, "pack:", err)
 		os.Exit(1)
 	}
 }
 
 // pack writes the manifest last: a build never sees one without its programs.
-func pack(arch, out string, programs []string) error {
+func pack(arch, out string, level int, programs []string) error {
 	if arch == "" || out == "" || len(programs) == 0 {
 		return errors.New("usage: pack -arch GOARCH -out DIR NAME=PROGRAM [NAME=PROGRAM]")
 	}
@@ -47,7 +49,7 @@ func pack(arch, out string, programs []string) error {
 		if !ok {
 			return fmt.Errorf("%q is not NAME=PROGRAM", arg)
 		}
-		p, err := compress(out, name, path)
+		p, err := compress(out, name, path, level)
 		if err != nil {
 			return fmt.Errorf("packing %s: %w", name, err)
 		}
@@ -74,7 +76,7 @@ func clear(out string) error {
 	return nil
 }
 
-func compress(out, name, path string) (payload.Program, error) {
+func compress(out, name, path string, level int) (payload.Program, error) {
 	program, err := os.ReadFile(path)
 	if err != nil {
 		return payload.Program{}, err
@@ -84,7 +86,7 @@ func compress(out, name, path string) (payload.Program, error) {
 		return payload.Program{}, err
 	}
 	var packed bytes.Buffer
-	z, err := zstd.NewWriter(&packed, zstd.WithEncoderLevel(zstd.EncoderLevelFromZstd(19)), zstd.WithWindowSize(16<<20))
+	z, err := zstd.NewWriter(&packed, zstd.WithEncoderLevel(zstd.EncoderLevelFromZstd(level)), zstd.WithWindowSize(16<<20))
 	if err != nil {
 		return payload.Program{}, err
 	}

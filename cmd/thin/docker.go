@@ -1,4 +1,4 @@
-package command
+package thin
 
 import (
 	"slices"
@@ -18,8 +18,13 @@ var mounted = []string{
 	"container", "image",
 }
 
-// mountDocker adds them to root. The daemon is started before the first of them runs.
-func mountDocker(root *cobra.Command, at *place) {
+// extended are those of them that the engine adds to.
+var extended = []string{"pull", "push", "history"}
+
+// MountDocker adds them to root. The daemon is started before the first of them runs.
+func MountDocker(root *cobra.Command, at *Place) { mount(root, at, mounted) }
+
+func mount(root *cobra.Command, at *Place, verbs []string) {
 	docker, err := command.NewDockerCli(command.WithStandardStreams())
 	if err != nil {
 		return // it fails for unknown options only
@@ -27,30 +32,19 @@ func mountDocker(root *cobra.Command, at *place) {
 	all := &cobra.Command{Use: "docker"}
 	commands.AddCommands(all, docker)
 	for _, cmd := range all.Commands() {
-		if !slices.Contains(mounted, cmd.Name()) {
+		if !slices.Contains(verbs, cmd.Name()) {
 			continue
 		}
 		all.RemoveCommand(cmd)
-		cmd.GroupID = "run"
-		prepare(cmd, docker, at)
+		cmd.GroupID = groupRun
+		cmd.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
+			if err := at.Connect(cmd.Context()); err != nil {
+				return err
+			}
+			opts := cliflags.NewClientOptions()
+			opts.Hosts = []string{"unix://" + at.Socket()}
+			return docker.Initialize(opts)
+		}
 		root.AddCommand(cmd)
-	}
-}
-
-func prepare(cmd *cobra.Command, docker *command.DockerCli, at *place) {
-	var plainHTTP []string
-	if cmd.Name() == "push" || cmd.Name() == "pull" {
-		registryHTTPFlag(cmd.Flags(), &plainHTTP)
-	}
-	cmd.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
-		if err := allowHTTP(at, plainHTTP); err != nil {
-			return err
-		}
-		if err := at.connect(cmd.Context()); err != nil {
-			return err
-		}
-		opts := cliflags.NewClientOptions()
-		opts.Hosts = []string{"unix://" + at.Socket()}
-		return docker.Initialize(opts)
 	}
 }

@@ -1,4 +1,4 @@
-package command
+package thin
 
 import (
 	"bytes"
@@ -17,15 +17,15 @@ import (
 	moby "github.com/moby/moby/client"
 	"golang.org/x/sys/unix"
 
-	"github.com/gantry-build/gantry/cache"
+	"github.com/gantry-build/gantry/internal/state"
 )
 
 // startTimeout is how long a CLI waits for a daemon that someone is starting.
 const startTimeout = 30 * time.Second
 
-// connect makes sure that a daemon answers on the socket, starting one when none does.
-func (p *place) connect(ctx context.Context) error {
-	if p.answers() {
+// Connect makes sure that a daemon answers on the socket, starting one when none does.
+func (p *Place) Connect(ctx context.Context) error {
+	if p.Answers() {
 		return nil
 	}
 	unlock, err := p.starter(ctx)
@@ -34,12 +34,12 @@ func (p *place) connect(ctx context.Context) error {
 	}
 	defer unlock()
 	for end := time.Now().Add(startTimeout); ; {
-		if p.answers() { // another one has started it while we waited
+		if p.Answers() { // another one has started it while we waited
 			return nil
 		}
 		err := p.start(ctx)
 		// The root may belong to a daemon that is ending, or that is on its way.
-		if err == nil || !strings.Contains(err.Error(), cache.ErrLocked.Error()) || time.Now().After(end) {
+		if err == nil || !strings.Contains(err.Error(), state.ErrInUse.Error()) || time.Now().After(end) {
 			return err
 		}
 		if err := sleep(ctx, 100*time.Millisecond); err != nil {
@@ -57,7 +57,8 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-func (p *place) answers() bool {
+// Answers tells whether a daemon does.
+func (p *Place) Answers() bool {
 	c, err := net.DialTimeout("unix", p.Socket(), time.Second)
 	if err != nil {
 		return false
@@ -67,13 +68,13 @@ func (p *place) answers() bool {
 }
 
 // starter waits for its turn to start a daemon: of ten CLIs one starts, the others find it running.
-func (p *place) starter(ctx context.Context) (unlock func(), err error) {
+func (p *Place) starter(ctx context.Context) (unlock func(), err error) {
 	if err := os.MkdirAll(p.State(), 0o711); err != nil {
-		return nil, fmt.Errorf("no daemon answers at %s, and none can be started: %w%s", p.Socket(), err, asRoot())
+		return nil, fmt.Errorf("no daemon answers at %s, and none can be started: %w%s", p.Socket(), err, AsRoot())
 	}
 	f, err := os.OpenFile(filepath.Join(p.State(), "start.lock"), os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("no daemon answers at %s, and none can be started: %w%s", p.Socket(), err, asRoot())
+		return nil, fmt.Errorf("no daemon answers at %s, and none can be started: %w%s", p.Socket(), err, AsRoot())
 	}
 	for unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
 		if err := sleep(ctx, 10*time.Millisecond); err != nil {
@@ -91,7 +92,8 @@ func (p *place) starter(ctx context.Context) (unlock func(), err error) {
 	return func() { f.Close() }, nil
 }
 
-func asRoot() string {
+// AsRoot is the end of an error that root would not have had.
+func AsRoot() string {
 	if os.Getuid() == 0 {
 		return ""
 	}
@@ -100,8 +102,8 @@ func asRoot() string {
 
 // start runs `gantry daemon` in the background and returns when it is ready, or with the cause of
 // its failure, which comes through a pipe.
-func (p *place) start(ctx context.Context) error {
-	self, err := os.Executable()
+func (p *Place) start(ctx context.Context) error {
+	engine, err := p.engine()
 	if err != nil {
 		return err
 	}
@@ -110,7 +112,7 @@ func (p *place) start(ctx context.Context) error {
 		return err
 	}
 	defer r.Close()
-	cmd := exec.Command(self, "daemon", "--auto", "--root", p.Root(), "--socket", p.Socket())
+	cmd := exec.Command(engine, "daemon", "--auto", "--root", p.Root(), "--socket", p.Socket())
 	if p.config != "" {
 		cmd.Args = append(cmd.Args, "--config", p.Config())
 	}
@@ -134,28 +136,30 @@ func (p *place) start(ctx context.Context) error {
 	}()
 	select {
 	case b := <-said:
-		if string(b) == readyWord {
+		if string(b) == ReadyWord {
 			return nil
 		}
 		if msg := bytes.TrimSpace(b); len(msg) > 0 {
 			return fmt.Errorf("the daemon did not start: %s", msg)
 		}
-		return fmt.Errorf("the daemon did not start: %w; see %s", <-exited, p.logFile())
+		return fmt.Errorf("the daemon did not start: %w; see %s", <-exited, p.LogFile())
 	case <-time.After(startTimeout):
-		return fmt.Errorf("the daemon is not ready after %v; see %s", startTimeout, p.logFile())
+		return fmt.Errorf("the daemon is not ready after %v; see %s", startTimeout, p.LogFile())
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
 }
 
-// readyWord is what a daemon says on its pipe when it answers.
-const readyWord = "ready\n"
+// ReadyWord is what a daemon says on its pipe when it answers.
+const ReadyWord = "ready\n"
 
-func (p *place) logFile() string { return filepath.Join(p.Root(), "daemon.log") }
+// LogFile is what an auto-started daemon writes.
+func (p *Place) LogFile() string { return filepath.Join(p.Root(), "daemon.log") }
 
-// engine returns a client of the Engine API.
-func (p *place) engine() (*moby.Client, error) {
+// API returns a client of the Engine API.
+func (p *Place) API() (*moby.Client, error) {
 	return moby.New(moby.WithHost("unix://" + p.Socket()))
 }
 
-var errNoDaemon = errors.New("no daemon is running")
+// ErrNoDaemon says that nobody answers.
+var ErrNoDaemon = errors.New("no daemon is running")

@@ -1,4 +1,4 @@
-package command
+package thin
 
 import (
 	"os"
@@ -15,7 +15,7 @@ func TestPlaceIsAbsolute(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &place{root: "data", socket: "g.sock", config: "./g.toml"}
+	p := &Place{root: "data", socket: "g.sock", config: "./g.toml"}
 	for what, paths := range map[string][2]string{
 		"root": {p.Root(), "data"}, "socket": {p.Socket(), "g.sock"}, "configuration": {p.Config(), "g.toml"},
 	} {
@@ -23,20 +23,20 @@ func TestPlaceIsAbsolute(t *testing.T) {
 			t.Errorf("%s is %s", what, paths[0])
 		}
 	}
-	if empty := (&place{}).Config(); empty != "" {
+	if empty := (&Place{}).Config(); empty != "" {
 		t.Errorf("no configuration became %s", empty)
 	}
-	if s := (&place{}).Socket(); !filepath.IsAbs(s) {
+	if s := (&Place{}).Socket(); !filepath.IsAbs(s) {
 		t.Errorf("socket %s", s)
 	}
 }
 
 func TestMarksTellRootsApart(t *testing.T) {
-	a, b := &place{root: "/srv/a"}, &place{root: "/srv/b"}
-	if a.mark() == b.mark() || (&place{root: defaultRoot}).mark() != "" {
-		t.Errorf("marks %q, %q, and %q of the default root", a.mark(), b.mark(), (&place{root: defaultRoot}).mark())
+	a, b := &Place{root: "/srv/a"}, &Place{root: "/srv/b"}
+	if a.Mark() == b.Mark() || (&Place{root: defaultRoot}).Mark() != "" {
+		t.Errorf("marks %q, %q, and %q of the default root", a.Mark(), b.Mark(), (&Place{root: defaultRoot}).Mark())
 	}
-	long := &place{root: "/" + strings.Repeat("long/", 40)}
+	long := &Place{root: "/" + strings.Repeat("long/", 40)}
 	if n := len(long.Socket()); n > 107 {
 		t.Errorf("a socket's path of %d bytes", n)
 	}

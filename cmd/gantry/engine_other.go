@@ -1,0 +1,7 @@
+//go:build !amd64 && !arm && !arm64
+
+package main
+
+import "embed"
+
+var engine embed.FS
