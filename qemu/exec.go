@@ -59,6 +59,7 @@ func execShared(ctx context.Context, o Options, k kernel, entries []registration
 	if err != nil {
 		return 0, err
 	}
+	o.Mount = ""
 	o.Owner = strings.TrimPrefix(owner, ownPrefix)
 	s, err := o.share(k)
 	if err != nil {

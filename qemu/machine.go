@@ -52,6 +52,9 @@ type Options struct {
 	// Owner tells this Machine's entries in the machine's table from those of others that run beside it. It
 	// is the start of their names after "gantry-", and may be empty.
 	Owner string
+	// Mount is a path, of no file yet, where the machine's table is mounted while entries of this Machine are in
+	// it, so that programs outlive the process. "" is nowhere.
+	Mount string
 	Log   *slog.Logger // nil is slog.Default()
 }
 
@@ -192,7 +195,7 @@ func (o Options) share(k kernel) (*shared, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &shared{table: t, owner: strings.TrimSuffix(ownPrefix+o.Owner, "-"), p: p, log: o.log()}
+	s := &shared{table: t, owner: strings.TrimSuffix(ownPrefix+o.Owner, "-"), mount: o.Mount, p: p, log: o.log()}
 	if err := s.sweep(); err != nil {
 		o.log().Warn("entries of killed commands could not be removed", "error", err)
 	}

@@ -23,6 +23,7 @@ const ownPrefix = "gantry-"
 type shared struct {
 	table table
 	owner string // the entries are called owner-ARCH
+	mount string // where the table is mounted while entries are in it; "" is nowhere
 	p     bool   // the kernel tells an emulator that flag P is set
 	log   *slog.Logger
 
@@ -53,7 +54,7 @@ func (s *shared) ensure(t target, emulator string) error {
 	name := s.name(t.arch)
 	if i := slices.IndexFunc(all, func(e entry) bool { return e.name == name }); i >= 0 {
 		if e := all[i]; e.starts(t) && e.reaches() && e.interpreter == emulator {
-			return nil
+			return s.hold()
 		}
 		if err := s.table.remove(name); err != nil {
 			return s.explain(t.arch, err)
@@ -67,6 +68,19 @@ func (s *shared) ensure(t target, emulator string) error {
 		return s.explain(t.arch, err)
 	}
 	s.log.Info("registered for the whole machine", "entry", name, "emulator", emulator)
+	return s.hold()
+}
+
+// hold keeps the table for programs that outlive this process. The kernel drops it, with all its entries, when
+// its last mount goes (since Linux 6.7, and 5.10.224, 5.15.165 and 6.1.107 of the stable ones), and nobody
+// else may have mounted it.
+func (s *shared) hold() error {
+	if s.mount == "" {
+		return nil
+	}
+	if err := s.table.attach(s.mount); err != nil {
+		return fmt.Errorf("mounting the machine's binfmt_misc table at %s: %w", s.mount, err)
+	}
 	return nil
 }
 
@@ -111,11 +125,20 @@ func (s *shared) close() error {
 	var errs []error
 	all, err := s.table.entries()
 	errs = append(errs, err)
+	kept := false
 	for _, e := range all {
 		arch, own := strings.CutPrefix(e.name, s.owner+"-")
-		if _, known := targetFor(arch); own && known && !slices.Contains(s.keep, arch) {
+		if _, known := targetFor(arch); !own || !known {
+			continue
+		}
+		if slices.Contains(s.keep, arch) {
+			kept = true
+		} else {
 			errs = append(errs, s.table.remove(e.name))
 		}
+	}
+	if s.mount != "" && !kept {
+		errs = append(errs, detach(s.mount))
 	}
 	return errors.Join(append(errs, s.table.close())...)
 }

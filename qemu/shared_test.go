@@ -26,6 +26,8 @@ type memory struct {
 	list   []entry
 	refuse error
 	closed bool
+
+	attached string
 }
 
 func (m *memory) entries() ([]entry, error) {
@@ -62,6 +64,8 @@ func (m *memory) remove(name string) error {
 
 func (m *memory) close() error { m.closed = true; return nil }
 
+func (m *memory) attach(path string) error { m.attached = path; return nil }
+
 func (m *memory) names() string {
 	var all []string
 	for _, e := range m.list {
@@ -92,7 +96,7 @@ func edit(t *testing.T, m *Machine, platform string) Way {
 // On an old kernel an entry is made when it is first needed, and gone at the end.
 func TestShared(t *testing.T) {
 	k := old()
-	m := open(t, Options{Emulators: both}, k)
+	m := open(t, Options{Emulators: both, Mount: "/nonesuch/table"}, k)
 	if got := len(m.Platforms()); got != 5 {
 		t.Errorf("%d platforms", got)
 	}
@@ -100,6 +104,9 @@ func TestShared(t *testing.T) {
 		t.Errorf("before use: %s", got)
 	}
 	w := edit(t, m, "linux/arm/v7")
+	if k.shared.attached != "/nonesuch/table" {
+		t.Errorf("mounted at %q", k.shared.attached)
+	}
 	if !w.Shared() || w.Entry != "gantry-arm" || w.Namespace != "" || w.Version != "7.2" || w.Emulator != "/q/arm" {
 		t.Errorf("%+v", w)
 	}
@@ -253,7 +260,13 @@ func insideNamespace(emulator string) error {
 	if err != nil {
 		return err
 	}
-	s := &shared{table: tab, owner: "gantry", p: true, log: slog.New(slog.DiscardHandler)}
+	dir, err := os.MkdirTemp("", "gantry-table-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	mount := dir + "/table"
+	s := &shared{table: tab, owner: "gantry", mount: mount, p: true, log: slog.New(slog.DiscardHandler)}
 	arm, _ := targetFor("arm")
 	works := func() bool { return (linux{}).runs(context.Background(), tiny("arm")) }
 	if works() {
@@ -280,9 +293,15 @@ func insideNamespace(emulator string) error {
 	if err := s.ensure(arm, emulator); err != nil {
 		return err
 	}
+	if _, err := os.Stat(mount + "/gantry-arm"); err != nil {
+		return fmt.Errorf("the table is to be mounted: %w", err)
+	}
 	s.leave()
 	if err := s.close(); err != nil {
 		return err
+	}
+	if _, err := os.Stat(mount); err == nil {
+		return errors.New("the table is still mounted")
 	}
 	if left, err := readEntries(hostTable); err != nil || len(left) > 0 {
 		return fmt.Errorf("left %+v, %w", left, err)

@@ -19,6 +19,8 @@ type table interface {
 	register(line string) error
 	// remove takes an entry away; one that is not there is no error.
 	remove(name string) error
+	// attach makes the table outlive this process: it is mounted at a path, unless it is there already.
+	attach(path string) error
 	close() error
 }
 
@@ -65,6 +67,34 @@ func (m mounted) write(file, line string) error {
 		return fmt.Errorf("write: %w", err)
 	}
 	return nil
+}
+
+// attach mounts the table a second time: a mount that is attached nowhere can't be cloned.
+func (m mounted) attach(path string) error {
+	if _, err := os.Stat(filepath.Join(path, "status")); err == nil {
+		return nil // a killed process has left it
+	}
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return err
+	}
+	again, _, err := openTable()
+	if err != nil {
+		return err
+	}
+	defer again.close()
+	return unix.MoveMount(again.fd, "", unix.AT_FDCWD, path, unix.MOVE_MOUNT_F_EMPTY_PATH)
+}
+
+// detach undoes attach.
+func detach(path string) error {
+	err := unix.Unmount(path, unix.MNT_DETACH)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) { // not mounted
+		err = nil
+	}
+	if rerr := os.Remove(path); err == nil && rerr != nil && !errors.Is(rerr, os.ErrNotExist) {
+		err = rerr
+	}
+	return err
 }
 
 func (m mounted) close() error { return unix.Close(m.fd) }
