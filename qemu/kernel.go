@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
-	"runtime"
 	"slices"
 
 	"github.com/containerd/platforms"
@@ -67,9 +67,10 @@ func (linux) runs(ctx context.Context, program []byte) bool {
 	if _, err := file.Write(program); err != nil {
 		return false
 	}
-	err = exec.CommandContext(ctx, memfile.Path(file)).Run()
-	runtime.KeepAlive(file)
-	return err == nil
+	// Inherited: most emulators open the program by the path that they are given.
+	cmd := exec.CommandContext(ctx, "/proc/self/fd/3")
+	cmd.ExtraFiles = []*os.File{file}
+	return cmd.Run() == nil
 }
 
 // compat finds the second architecture that many CPUs run as well.

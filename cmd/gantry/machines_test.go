@@ -52,7 +52,7 @@ func newMachine(t *testing.T, name string) *machine {
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
-			log, _, _ := m.try("tail -n 40 /var/lib/gantry/daemon.log /var/log-boot; ps | grep -v '\\['; grep -E 'Running|Emulated' /var/lib/gantry/containers/*/container.json")
+			log, _, _ := m.try("tail -n 40 /var/lib/gantry/daemon.log; tail -n 9 /var/log-boot; ps | grep -v '\\['; grep -E 'Running|Emulated' /var/lib/gantry/containers/*/container.json")
 			t.Logf("in the machine:\n%s", log)
 		}
 	})
@@ -258,6 +258,8 @@ func machineRefusals(t *testing.T) {
 		m.expect("until gantry daemon status; do sleep 0.1; done >/dev/null; "+run, 125, word)
 		m.run("gantry daemon stop")
 	}
-	// The daemon's own mount of the table is not the one below /proc.
-	m.expect("mount -t binfmt_misc b /proc/sys/fs/binfmt_misc && mount -o remount,bind,ro /proc/sys/fs/binfmt_misc && mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys && "+run, 0, "armv7l")
+	// The daemon's own mount of the table is not the one below /proc; the network's settings are there.
+	m.run("mount -t binfmt_misc b /proc/sys/fs/binfmt_misc && mount -o remount,bind,ro /proc/sys/fs/binfmt_misc && mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys")
+	m.expect("gantry run --rm --network host --platform linux/arm/v7 busybox uname -m", 0, "armv7l")
+	m.expect(run, 125, "read-only file system; set it to 1 on the host if /proc/sys is read-only")
 }
