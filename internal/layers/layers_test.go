@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"maps"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -66,6 +67,27 @@ const test = " (test)"
 func TestRoomsImportOnlyWhatTheyMay(t *testing.T) {
 	for _, wrong := range broken(list(t)) {
 		t.Error(wrong)
+	}
+}
+
+// What the thin client links, it initialises at each start.
+func TestThinClientIsThin(t *testing.T) {
+	cmd := exec.Command("go", "list", "-deps", module+"cmd/gantry")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for pkg := range strings.FieldsSeq(string(out)) {
+		rest, ours := strings.CutPrefix(pkg, module)
+		if room := roomOf(rest); ours && room != "internal" && !slices.Contains([]string{"cmd/gantry", "cmd/thin", "cmd/ui"}, rest) {
+			t.Errorf("cmd/gantry links %s; what needs it belongs in cmd/engine", rest)
+		}
+		for _, g := range giants {
+			if below(pkg, g.pkg) && !slices.Contains(g.only, "cmd/thin") && !slices.Contains(g.only, "api") {
+				t.Errorf("cmd/gantry links %s, which %s; what needs it belongs in cmd/engine", pkg, g.why)
+			}
+		}
 	}
 }
 
