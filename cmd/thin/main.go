@@ -78,7 +78,7 @@ func Main(args []string, engine Engine) int {
 // become replaces this process by the engine. Help can be had without a data root to write to.
 func become(at *Place, engine Engine, argv []string) error {
 	path, err := at.engine()
-	if errors.Is(err, syscall.EROFS) || errors.Is(err, syscall.EACCES) || errors.Is(err, syscall.ENOSPC) {
+	if err != nil { // what needs the data root will say so itself
 		if f, lerr := engine.Load(); lerr == nil {
 			path, err = memfile.Path(f), nil
 			defer runtime.KeepAlive(f)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/pflag"
 )
@@ -102,13 +103,17 @@ func At(root, socket, config string) *Place {
 
 // engine is the path of the program that has the daemon in it.
 func (p *Place) engine() (string, error) {
-	if p.unpack == nil {
-		return os.Executable()
-	}
 	if err := p.CheckRoot(); err != nil {
 		return "", err
 	}
-	return p.unpack(p.Root())
+	if p.unpack != nil {
+		return p.unpack(p.Root())
+	}
+	self, err := os.Executable()
+	if strings.HasPrefix(self, "/memfd:") {
+		self = "/proc/self/exe"
+	}
+	return self, err
 }
 
 // CheckRoot refuses a data root that everybody shares, such as /tmp, before anything is written there.
