@@ -80,6 +80,9 @@ func TestDaemonThatCannotStart(t *testing.T) {
 	bad = *g
 	bad.env = append(bad.env, "GANTRY_CONFIG="+file+"x")
 	bad.fails([]string{file + "x", "no such file"}, "ps")
+	if left, _ := filepath.Glob("/run/gantry-" + markOf(g.root)); len(left) > 0 {
+		t.Errorf("left behind: %s", left)
+	}
 	g.run("ps")
 }
 

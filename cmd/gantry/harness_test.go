@@ -108,10 +108,15 @@ func (g *gantry) remove() {
 	}
 }
 
+// markOf is how names of a data root begin.
+func markOf(root string) string {
+	sum := sha256.Sum256([]byte(root))
+	return hex.EncodeToString(sum[:4])
+}
+
 // devicesOf lists the bridge and the nftables table of a data root.
 func devicesOf(t testing.TB, root string) (left []string) {
-	sum := sha256.Sum256([]byte(root))
-	mark := hex.EncodeToString(sum[:4])
+	mark := markOf(root)
 	links, err := os.ReadDir("/sys/class/net")
 	if err != nil {
 		t.Fatal(err)

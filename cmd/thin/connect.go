@@ -20,6 +20,9 @@ import (
 	"github.com/gantry-build/gantry/internal/state"
 )
 
+// startLock is held by who starts a daemon.
+const startLock = "start.lock"
+
 // startTimeout is how long a CLI waits for a daemon that someone is starting.
 const startTimeout = 30 * time.Second
 
@@ -39,7 +42,11 @@ func (p *Place) Connect(ctx context.Context) error {
 		}
 		err := p.start(ctx)
 		// The root may belong to a daemon that is ending, or that is on its way.
-		if err == nil || !strings.Contains(err.Error(), state.ErrInUse.Error()) || time.Now().After(end) {
+		if err == nil {
+			return nil
+		}
+		if !strings.Contains(err.Error(), state.ErrInUse.Error()) || time.Now().After(end) {
+			p.tidy()
 			return err
 		}
 		if err := sleep(ctx, 100*time.Millisecond); err != nil {
@@ -72,7 +79,7 @@ func (p *Place) starter(ctx context.Context) (unlock func(), err error) {
 	if err := os.MkdirAll(p.State(), 0o711); err != nil {
 		return nil, fmt.Errorf("no daemon answers at %s, and none can be started: %w%s", p.Socket(), err, AsRoot())
 	}
-	f, err := os.OpenFile(filepath.Join(p.State(), "start.lock"), os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o600)
+	f, err := os.OpenFile(filepath.Join(p.State(), startLock), os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("no daemon answers at %s, and none can be started: %w%s", p.Socket(), err, AsRoot())
 	}
@@ -90,6 +97,14 @@ func (p *Place) starter(ctx context.Context) (unlock func(), err error) {
 		return p.starter(ctx)
 	}
 	return func() { f.Close() }, nil
+}
+
+// tidy takes away what starter has made, when it is all that is there: no daemon will.
+func (p *Place) tidy() {
+	if all, err := os.ReadDir(p.State()); err == nil && len(all) == 1 {
+		_ = os.RemoveAll(filepath.Join(p.State(), startLock))
+		_ = os.Remove(p.State())
+	}
 }
 
 // AsRoot is the end of an error that root would not have had.
