@@ -32,7 +32,9 @@ type machine struct {
 	*vm
 	name  string
 	begin time.Time
+	took  time.Duration
 	way   string // how the foreign platform runs
+	idle  string // memory of a daemon with nothing to do
 	says  []string
 }
 
@@ -102,9 +104,9 @@ func TestMachines(t *testing.T) {
 	}
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(w, "MACHINE\tKERNEL\tEMULATION\tSECONDS\tANSWERS")
+	fmt.Fprintln(w, "MACHINE\tKERNEL\tEMULATION\tSECONDS\tIDLE DAEMON\tANSWERS")
 	for _, m := range done {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%.0f\t%s\n", m.name, m.release, m.way, time.Since(m.begin).Seconds(), strings.Join(m.says, ", "))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%.0f\t%s\t%s\n", m.name, m.release, m.way, m.took.Seconds(), m.idle, strings.Join(m.says, ", "))
 	}
 	_ = w.Flush()
 	t.Logf("\n%s", b.String())
@@ -119,6 +121,8 @@ func mainJob(t *testing.T, name string) *machine {
 	with := m.table()
 	own, foreign := m.platforms()
 	m.images()
+	m.run("gantry daemon stop; gantry ps")
+	m.idle = strings.Join(strings.Fields(m.run("grep VmRSS /proc/$(pidof gantry | cut -d ' ' -f 1)/status"))[1:], " ")
 	ref := "10.0.2.2" + strings.TrimPrefix(newGantry(t).registry(false), "localhost") + "/machine"
 
 	shared := !strings.HasSuffix(name, "6.12")
@@ -160,6 +164,7 @@ func mainJob(t *testing.T, name string) *machine {
 	if left := m.run("ls -d /run/gantry* /sys/class/net/gantry* 2>/dev/null; grep gantry /proc/mounts; true"); left != "" {
 		t.Errorf("left behind:\n%s", left)
 	}
+	m.took = time.Since(m.begin)
 	return m
 }
 
