@@ -87,6 +87,9 @@ func become(at *Place, engine Engine, argv []string) error {
 	if err == nil {
 		err = syscall.Exec(path, argv, os.Environ())
 	}
+	if errors.Is(err, syscall.EACCES) {
+		return fmt.Errorf("starting %s: %w; is it on a file system mounted noexec? choose another data root with --root", path, err)
+	}
 	return fmt.Errorf("starting gantry: %w", err)
 }
 
