@@ -42,7 +42,7 @@ vms: ## make what the tests' virtual machines boot from: MACHINES (as root)
 	testdata/vm/build.sh $(MACHINES)
 
 e2e-vm: MACHINES := amd64-5.10 amd64-6.1 amd64-6.12 arm-6.1
-e2e-vm: setup build vms ## the main job on four kernels, in virtual machines (as root)
+e2e-vm: setup bases vms ## the main job on four kernels, in virtual machines (as root)
 	$(MAKE) build GOARCH=arm
 	GANTRY_VM=all GANTRY_TEST_REQUIRE=all $(GO) test -count=1 -timeout 60m -v -run TestMachines ./cmd/gantry
 
