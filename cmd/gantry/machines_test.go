@@ -251,7 +251,7 @@ func machineDemo(t *testing.T) {
 	m.get("/sample", "sample-Dockerfile", "sample-app.py")
 	m.run("cd /sample && mv sample-Dockerfile Dockerfile && mv sample-app.py app.py")
 	m.run("gantry import --platform linux/amd64 /images/base-amd64 debian:bookworm-slim && gantry import --platform linux/arm/v7 /images/base-arm debian:bookworm-slim && rm -r /images")
-	m.run("gantry registry serve --tls --addr 127.0.0.1:5443 >/dev/null 2>&1 & until nc -z 127.0.0.1 5443; do sleep 0.2; done")
+	m.run("gantry registry serve --tls --addr 127.0.0.1:5443 >/dev/null 2>&1 & until grep -q ':1543 ' /proc/net/tcp; do sleep 0.2; done")
 	const ref = "localhost:5443/simple-rest-app:demo"
 	begin := time.Now()
 	m.run("gantry build -q --platform linux/amd64,linux/arm/v7 -t " + ref + " --push /sample")
