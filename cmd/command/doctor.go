@@ -58,7 +58,7 @@ func printFindings(out io.Writer, all []check.Finding) bool {
 	return well
 }
 
-// examine looks at everything that gantry depends on. Nothing on the machine changes.
+// examine looks at everything that gantry depends on. All that it leaves is the emulators, unpacked in the data root.
 func (p *place) examine(ctx context.Context) ([]check.Finding, error) {
 	if err := needRoot().Error(); err != nil {
 		return nil, err
@@ -113,7 +113,7 @@ func (p *place) checkEmulation(ctx context.Context, policy qemu.Policy) check.Fi
 		return check.Finding{Subject: subject, Text: refused.Platform.Architecture + ": " + refused.Reason, Next: refused.Next}
 	}
 	if len(can) == 0 {
-		return check.OK(subject, "none carried")
+		return check.OK(subject, "none: no emulator is carried, or could be unpacked in "+p.Root())
 	}
 	return check.OK(subject, strings.Join(can, ", "))
 }

@@ -217,7 +217,9 @@ func machineKills(t *testing.T) {
 		m.run("gantry daemon >/dev/null 2>&1 & echo $! >/pid")
 		work := fmt.Sprintf("gantry build -q --no-cache --platform linux/amd64,linux/arm/v7 -t kills /ctx; gantry run -d --platform linux/arm/v7 busybox sleep %d", i)
 		m.run("(" + work + ") >/dev/null 2>&1 &")
-		time.Sleep(time.Duration(rand.IntN(8000)) * time.Millisecond)
+		moment := time.Duration(rand.IntN(8000)) * time.Millisecond // a kill has no right time
+		t.Logf("kill %d after %v", i, moment)
+		time.Sleep(moment)
 		m.run("kill -9 $(cat /pid); sleep 0.2; pkill gantry; true")
 	}
 	during := m.table()
