@@ -1,3 +1,6 @@
+// Package frontend turns a Dockerfile into LLB: it is BuildKit's Dockerfile frontend, run in this process, with
+// what is mended of it. What a user may ask for is settled in package request; what a local directory holds,
+// and whether it has changed, is told by package tree.
 package frontend
 
 import (

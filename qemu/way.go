@@ -2,8 +2,11 @@ package qemu
 
 import (
 	"fmt"
+	"path/filepath"
 	"slices"
+	"strings"
 
+	"github.com/containerd/platforms"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -15,6 +18,18 @@ const (
 	Native   Mode = "native"
 	Emulated Mode = "emulated"
 )
+
+// String tells how, as "native" or "emulated linux/arm/v7, qemu-arm 7.2.22".
+func (w Way) String() string {
+	if w.Mode == Native {
+		return string(Native)
+	}
+	by := fmt.Sprintf("emulated %s, %s", platforms.Format(w.Platform), strings.TrimSpace(filepath.Base(w.Emulator)+" "+w.Version))
+	if w.Shared() {
+		by += ", registered for the whole machine while gantry needs it"
+	}
+	return by
+}
 
 // Way is how one platform's programs run on this machine. It is a value: it may
 // be copied, and is good for as long as the [Machine] that gave it is open.

@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"sync"
 
-	"github.com/containerd/platforms"
 	"github.com/moby/buildkit/cmd/buildkitd/config"
 	"github.com/moby/buildkit/executor"
 	"github.com/moby/buildkit/executor/oci"
@@ -18,6 +17,8 @@ import (
 	"github.com/moby/buildkit/util/network"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/gantry-build/gantry/qemu"
 )
 
 // executors are the ways in which a step's process runs: one for native platforms and one for each
@@ -51,19 +52,30 @@ func (e *executors) native() (executor.Executor, error) {
 	return e.plain, nil
 }
 
-// forPlatform returns the executor for steps of platform p. The error says why p can't run here.
-func (e *executors) forPlatform(p *pb.Platform) (executor.Executor, error) {
-	if p == nil {
-		return e.native()
+// forPlatform returns the executor for steps of platform p, and how they run: "native", or the emulator. The
+// error says why p can't run here.
+func (e *executors) forPlatform(p *pb.Platform) (x executor.Executor, how string, err error) {
+	way := qemu.Way{Mode: qemu.Native}
+	if p != nil {
+		if way, err = e.platforms.Way(p.Spec()); err != nil {
+			return nil, "", err
+		}
 	}
-	platform := platforms.Normalize(ocispec.Platform{OS: p.OS, Architecture: p.Architecture, Variant: p.Variant})
-	emulator, err := e.platforms.Edit(platform, &specs.Spec{Linux: &specs.Linux{}})
-	if err != nil {
-		return nil, err
+	if way.Mode == qemu.Native {
+		x, err = e.native()
+	} else {
+		x, err = e.emulated(way.Platform)
 	}
-	if emulator == "" {
-		return e.native()
-	}
+	return x, way.String(), err
+}
+
+// silent is forPlatform for a shell in a step's place, with the memory limit's word.
+func (e *executors) silent(p *pb.Platform) (executor.Executor, error) {
+	x, _, err := e.forPlatform(p)
+	return limited{x}, err
+}
+
+func (e *executors) emulated(platform ocispec.Platform) (executor.Executor, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	name := platform.Architecture + platform.Variant
@@ -81,18 +93,20 @@ func (e *executors) forPlatform(p *pb.Platform) (executor.Executor, error) {
 	if e.made == nil {
 		e.made = map[string]executor.Executor{}
 	}
-	said := announcing{x, fmt.Sprintf("emulated %s, %s", platforms.Format(platform), emulator)}
-	e.made[name] = said
-	return said, nil
+	e.made[name] = x
+	return x, nil
 }
 
-// announcing says in each step's log how the step runs.
+// announcing tells the reader of a step's log how the step runs.
 type announcing struct {
 	executor.Executor
 	how string
 }
 
-func (a announcing) Run(ctx context.Context, id string, root executor.Mount, mounts []executor.Mount, process executor.ProcessInfo, started chan<- struct{}) (resourcestypes.Recorder, error) {
+// Run implements executor.Executor.
+func (a announcing) Run(
+	ctx context.Context, id string, root executor.Mount, mounts []executor.Mount, process executor.ProcessInfo, started chan<- struct{},
+) (resourcestypes.Recorder, error) {
 	if process.Stderr != nil {
 		fmt.Fprintln(process.Stderr, a.how)
 	}
@@ -144,8 +158,7 @@ func (n emulatedNamespace) Set(s *specs.Spec) error {
 	if err := n.Namespace.Set(s); err != nil {
 		return err
 	}
-	_, err := n.p.platforms.Edit(n.p.platform, s)
-	return err
+	return edit(n.p.platforms, n.p.platform, s)
 }
 
 // emulatedProxy is emulatedProvider for the steps of a build with BuildKit's proxy.
@@ -172,6 +185,14 @@ func (n emulatedProxyNamespace) Set(s *specs.Spec) error {
 	if err := n.ProxyNamespace.Set(s); err != nil {
 		return err
 	}
-	_, err := n.p.platforms.Edit(n.p.platform, s)
-	return err
+	return edit(n.p.platforms, n.p.platform, s)
+}
+
+// edit makes the programs of a step's container run here. The way is asked for anew: it may have gone since.
+func edit(machine Platforms, p ocispec.Platform, s *specs.Spec) error {
+	way, err := machine.Way(p)
+	if err != nil {
+		return err
+	}
+	return way.Edit(s)
 }

@@ -7,14 +7,17 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/cmd/buildkitd/config"
 	"github.com/moby/buildkit/executor/oci"
 	bkfrontend "github.com/moby/buildkit/frontend"
 	"github.com/moby/buildkit/frontend/gateway"
 	"github.com/moby/buildkit/frontend/gateway/forwarder"
 	"github.com/moby/buildkit/solver/llbsolver/cdidevices"
+	"github.com/moby/buildkit/util/disk"
 	"github.com/moby/buildkit/util/entitlements"
 	"github.com/moby/buildkit/worker"
+	"golang.org/x/sync/semaphore"
 	"tags.cncf.io/container-device-interface/pkg/cdi"
 
 	dockerfile "github.com/gantry-build/gantry/frontend"
@@ -99,4 +102,36 @@ func stepDevices(c config.CDIConfig) (*cdidevices.Manager, error) {
 		return nil, fmt.Errorf("device specifications in %v: %w", dirs, err)
 	}
 	return cdidevices.NewManager(known, c.AutoAllowed), nil
+}
+
+// gcPolicy keeps the build cache below a share of the disk; no policy would keep everything.
+// It is BuildKit's own rule (cmd/buildkitd/main.go, getGCPolicy), which is not exported.
+func gcPolicy(o Options) []client.PruneInfo {
+	cfg := o.Config.Workers.OCI.GCConfig
+	if cfg.GC != nil && !*cfg.GC {
+		return nil
+	}
+	stat, _ := disk.GetDiskStat(o.Root)
+	if len(cfg.GCPolicy) == 0 {
+		cfg.GCPolicy = config.DefaultGCPolicy(cfg, stat)
+	}
+	var rules []client.PruneInfo
+	for _, r := range cfg.GCPolicy {
+		rules = append(rules, client.PruneInfo{
+			Filter:        r.Filters,
+			All:           r.All,
+			KeepDuration:  r.KeepDuration.Duration,
+			ReservedSpace: r.ReservedSpace.AsBytes(stat),
+			MaxUsedSpace:  r.MaxUsedSpace.AsBytes(stat),
+			MinFreeSpace:  r.MinFreeSpace.AsBytes(stat),
+		})
+	}
+	return rules
+}
+
+func parallelism(c *config.Config) *semaphore.Weighted {
+	if n := c.Workers.OCI.MaxParallelism; n > 0 {
+		return semaphore.NewWeighted(int64(n))
+	}
+	return nil
 }

@@ -11,7 +11,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -35,7 +34,6 @@ import (
 	bkversion "github.com/moby/buildkit/version"
 	"github.com/moby/buildkit/worker"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"github.com/opencontainers/runtime-spec/specs-go"
 	bolt "go.etcd.io/bbolt"
 	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
 	"go.opentelemetry.io/otel/propagation"
@@ -44,16 +42,17 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/gantry-build/gantry/cache"
+	"github.com/gantry-build/gantry/qemu"
+	"github.com/gantry-build/gantry/solver/debug"
+	"github.com/gantry-build/gantry/solver/explain"
 )
 
-// Platforms is what the solver needs of the machine's emulation.
+// Platforms is what the solver needs of the machine's emulation; *qemu.Machine has it.
 type Platforms interface {
 	// Platforms lists what this machine can run, its own platform first.
 	Platforms() []ocispec.Platform
-	// Edit changes the spec of a step of platform p so that its programs run here, and names the
-	// emulator, as "qemu-arm 7.2.22". Where they run natively the name is empty and the spec as it
-	// was. The error is a refusal that explains itself.
-	Edit(p ocispec.Platform, spec *specs.Spec) (emulator string, err error)
+	// Way says how a platform's programs run here. The error is a refusal that explains itself.
+	Way(p ocispec.Platform) (qemu.Way, error)
 }
 
 // Options are the solver's surroundings.
@@ -98,8 +97,8 @@ type Solver struct {
 	controller *control.Controller
 	worker     *worker.Controller
 	steps      *gantryWorker
-	failures   *failures
-	changes    *changes
+	failed     *debug.Steps
+	notes      *explain.Notes
 	bolts      []interface{ Close() error }
 }
 
@@ -121,8 +120,8 @@ func Start(ctx context.Context, o Options) (*Solver, error) {
 }
 
 func (s *Solver) start(ctx context.Context, o Options) error {
-	s.failures, s.changes = newFailures(o.Root), newChanges()
-	w, err := newWorker(ctx, o, s.failures, s.changes)
+	s.failed, s.notes = debug.New(o.Root), explain.NewNotes()
+	w, err := newWorker(ctx, o, s.failed, s.notes)
 	if err != nil {
 		return err
 	}
@@ -148,12 +147,12 @@ func (s *Solver) start(ctx context.Context, o Options) error {
 		return err
 	}
 	s.bolts = append(s.bolts, steps)
-	history, err := boltutil.SafeOpen(filepath.Join(o.Root, "history.db"), 0o600, &bolt.Options{FreelistType: bolt.FreelistMapType, NoFreelistSync: true})
+	quick := &bolt.Options{FreelistType: bolt.FreelistMapType, NoFreelistSync: true}
+	history, err := boltutil.SafeOpen(filepath.Join(o.Root, "history.db"), 0o600, quick)
 	if err != nil {
 		return err
 	}
 	s.bolts = append(s.bolts, history)
-	tracer := traces()
 	s.controller, err = control.NewController(control.Opt{
 		TraceCollector:            detect.Recorder,
 		SessionManager:            s.Sessions,
@@ -176,17 +175,23 @@ func (s *Solver) start(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
+	s.serve(o, w)
+	return nil
+}
+
+// serve makes the server of BuildKit's API, with the failed steps' shells beside it.
+func (s *Solver) serve(o Options, w *gantryWorker) {
+	spans := tracing.ServerStatsHandler(otelgrpc.WithTracerProvider(traces()), otelgrpc.WithPropagators(propagation.TraceContext{}))
 	s.Server = grpc.NewServer(
-		grpc.StatsHandler(tracing.ServerStatsHandler(otelgrpc.WithTracerProvider(tracer), otelgrpc.WithPropagators(propagation.TraceContext{}))),
-		grpc.ChainUnaryInterceptor(reclaiming(o.Store), s.failures.named, s.failures.usage, s.changes.asked),
+		grpc.StatsHandler(spans),
+		grpc.ChainUnaryInterceptor(reclaiming(o.Store), s.failed.Named, s.failed.Usage, s.notes.Asked),
 		grpc.ChainUnaryInterceptor(append(slices.Clip(o.Requests), grpcerrors.UnaryServerInterceptor)...),
-		grpc.ChainStreamInterceptor(s.failures.pruned, grpcerrors.StreamServerInterceptor),
+		grpc.ChainStreamInterceptor(s.failed.Pruned, grpcerrors.StreamServerInterceptor),
 		grpc.MaxRecvMsgSize(defaults.DefaultMaxRecvMsgSize),
 		grpc.MaxSendMsgSize(defaults.DefaultMaxSendMsgSize),
 	)
 	s.controller.Register(s.Server)
-	s.Server.RegisterService(&debugService, s)
-	return nil
+	debug.Register(s.Server, s.failed, debug.Runs{Worker: w, Executor: w.execs.silent, Sessions: s.Sessions})
 }
 
 // traces keeps the spans of running builds in memory until the build's history record takes them.
@@ -198,23 +203,29 @@ func traces() trace.TracerProvider {
 	return sdktrace.NewTracerProvider(sdktrace.WithSyncer(detect.Recorder))
 }
 
-// HandleSession serves a client's session over conn until one of them ends; meta are the session's
-// headers (X-Docker-Expose-Session-*), as the Engine API's /session receives them.
-func (s *Solver) HandleSession(ctx context.Context, conn net.Conn, meta map[string][]string) error {
-	return s.Sessions.HandleConn(ctx, conn, meta)
+// Failed lists the failed steps that are kept, of the build whose ID begins with build, or of all builds when
+// build is empty, the newest first.
+func (s *Solver) Failed(build string) []debug.Step {
+	if s.failed == nil {
+		return nil
+	}
+	return s.failed.List(build)
 }
+
+// Explain returns what was noted of a build that was asked with explain.OptKey.
+func (s *Solver) Explain(ref string) explain.Note { return s.notes.Of(ref) }
 
 // Close ends running builds and releases every file.
 func (s *Solver) Close() error {
 	var errs []error
-	if s.failures != nil {
-		s.failures.end() // Stop waits for shells
+	if s.failed != nil {
+		s.failed.End() // Stop waits for shells
 	}
 	if s.Server != nil {
 		s.Server.Stop()
 	}
-	if s.failures != nil {
-		s.failures.close()
+	if s.failed != nil {
+		s.failed.Close()
 	}
 	if s.controller != nil {
 		// It closes the worker, the history and the cache database.

@@ -17,14 +17,15 @@ import (
 	"github.com/moby/buildkit/cmd/buildkitd/config"
 	"github.com/moby/buildkit/exporter"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/tonistiigi/fsutil"
 	"google.golang.org/grpc/test/bufconn"
 
 	"github.com/gantry-build/gantry/cache"
 	"github.com/gantry-build/gantry/exporter/image"
 	"github.com/gantry-build/gantry/exporter/trust"
+	"github.com/gantry-build/gantry/frontend/tree"
 	"github.com/gantry-build/gantry/internal/need"
+	"github.com/gantry-build/gantry/qemu"
 	"github.com/gantry-build/gantry/solver"
 )
 
@@ -34,7 +35,9 @@ type native struct{}
 func (native) Platforms() []ocispec.Platform {
 	return []ocispec.Platform{platforms.Normalize(platforms.DefaultSpec())}
 }
-func (native) Edit(ocispec.Platform, *specs.Spec) (string, error) { return "", nil }
+func (native) Way(p ocispec.Platform) (qemu.Way, error) {
+	return qemu.Way{Platform: p, Mode: qemu.Native}, nil
+}
 
 type bench struct {
 	store  *cache.Store
@@ -112,7 +115,7 @@ func (r request) solveOpt(t testing.TB) client.SolveOpt {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir, err := solver.Stat(r.dir)
+	dir, err := tree.Identify(r.dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,7 +123,7 @@ func (r request) solveOpt(t testing.TB) client.SolveOpt {
 		Frontend:      "dockerfile.v0",
 		FrontendAttrs: attrs,
 		LocalMounts:   map[string]fsutil.FS{"context": root, "dockerfile": root},
-		SharedKey:     solver.SharedKey(map[string]solver.Directory{"context": dir, "dockerfile": dir}),
+		SharedKey:     tree.SharedKey(map[string]tree.Directory{"context": dir, "dockerfile": dir}),
 		Exports:       []client.ExportEntry{{Type: "moby", Attrs: map[string]string{"name": r.tag}}},
 	}
 }

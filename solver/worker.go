@@ -2,6 +2,7 @@ package solver
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"maps"
 	"net/netip"
@@ -16,7 +17,6 @@ import (
 	"github.com/containerd/containerd/v2/plugins/diff/walking"
 	bkmeta "github.com/moby/buildkit/cache/metadata"
 	"github.com/moby/buildkit/client"
-	"github.com/moby/buildkit/cmd/buildkitd/config"
 	"github.com/moby/buildkit/executor/resources"
 	"github.com/moby/buildkit/exporter"
 	"github.com/moby/buildkit/frontend"
@@ -26,15 +26,17 @@ import (
 	"github.com/moby/buildkit/solver/llbsolver/linuxresources"
 	"github.com/moby/buildkit/solver/llbsolver/ops"
 	"github.com/moby/buildkit/solver/pb"
-	"github.com/moby/buildkit/util/disk"
 	"github.com/moby/buildkit/util/leaseutil"
 	"github.com/moby/buildkit/worker"
 	"github.com/moby/buildkit/worker/base"
 	wlabel "github.com/moby/buildkit/worker/label"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"golang.org/x/sync/semaphore"
 
 	"github.com/gantry-build/gantry/cache"
+	"github.com/gantry-build/gantry/qemu"
+	"github.com/gantry-build/gantry/solver/debug"
+	"github.com/gantry-build/gantry/solver/explain"
+	"github.com/gantry-build/gantry/solver/local"
 )
 
 // exporterMoby is how Docker's clients call the exporter into the builder's own image store
@@ -47,19 +49,19 @@ type gantryWorker struct {
 	*base.Worker
 	exporter func(Exporting) exporter.Exporter
 	execs    *executors
-	failures *failures
+	failed   *debug.Steps
+	notes    *explain.Notes
 	logLimit int64 // of a step, in bytes
 	gateway  func() netip.Addr
 	scan     Scan
 	version  string // gantry's
 }
 
-func newWorker(ctx context.Context, o Options, failed *failures, changed *changes) (*gantryWorker, error) {
+func newWorker(ctx context.Context, o Options, failed *debug.Steps, notes *explain.Notes) (*gantryWorker, error) {
 	logLimit, err := ownStepLogs()
 	if err != nil {
 		return nil, err
 	}
-	db := o.Store.DB
 	monitor, err := resources.NewMonitor()
 	if err != nil {
 		return nil, err
@@ -74,9 +76,31 @@ func newWorker(ctx context.Context, o Options, failed *failures, changed *change
 		return nil, err
 	}
 	execs := &executors{
-		root: o.Root, runc: o.Runc, config: &o.Config.Workers.OCI, networks: networks, proxy: proxy, dns: stepDNS(o.Config.DNS), devices: devices, monitor: monitor, platforms: o.Platforms,
+		root: o.Root, runc: o.Runc, config: &o.Config.Workers.OCI, platforms: o.Platforms,
+		networks: networks, proxy: proxy, dns: stepDNS(o.Config.DNS), devices: devices, monitor: monitor,
 	}
 	native, err := execs.native()
+	if err != nil {
+		return nil, err
+	}
+	bw, err := newBase(ctx, o, networkMode, base.WorkerOpt{
+		NetworkProviders: networks, ProxyProvider: proxy, Executor: native, ResourceMonitor: monitor, CDIManager: devices,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := local.Register(bw, notes); err != nil {
+		return nil, err
+	}
+	return &gantryWorker{
+		Worker: bw, exporter: o.Exporter, execs: execs, failed: failed, notes: notes,
+		logLimit: logLimit, gateway: gatewayOf(o, networkMode), scan: o.Scan, version: o.Version,
+	}, nil
+}
+
+// newBase is BuildKit's worker over the store; opt says how steps run.
+func newBase(ctx context.Context, o Options, networkMode string, opt base.WorkerOpt) (*base.Worker, error) {
+	id, err := base.ID(o.Root)
 	if err != nil {
 		return nil, err
 	}
@@ -84,47 +108,30 @@ func newWorker(ctx context.Context, o Options, failed *failures, changed *change
 	if err != nil {
 		return nil, err
 	}
-	id, err := base.ID(o.Root)
-	if err != nil {
-		return nil, err
-	}
-	labels := map[string]string{
+	db := o.Store.DB
+	cs := containerdsnapshot.NewContentStore(db.ContentStore(), cache.Namespace)
+	opt.ID, opt.Root, opt.MetadataStore = id, o.Root, md
+	opt.Labels = map[string]string{
 		wlabel.Executor: "oci", wlabel.Snapshotter: cache.Snapshotter, wlabel.Network: networkMode, wlabel.Hostname: hostname(),
 	}
-	maps.Copy(labels, o.Config.Workers.OCI.Labels)
-	cs := containerdsnapshot.NewContentStore(db.ContentStore(), cache.Namespace)
-	bw, err := base.NewWorker(ctx, base.WorkerOpt{
-		ID:               id,
-		Root:             o.Root,
-		Labels:           labels,
-		Platforms:        o.Platforms.Platforms(),
-		GCPolicy:         gcPolicy(o),
-		BuildkitVersion:  client.BuildkitVersion{Package: "github.com/moby/buildkit", Version: BuildkitVersion},
-		NetworkProviders: networks,
-		ProxyProvider:    proxy,
-		Executor:         native,
-		Snapshotter:      containerdsnapshot.NewSnapshotter(cache.Snapshotter, db.Snapshotter(cache.Snapshotter), cache.Namespace, nil),
-		ContentStore:     cs,
-		Applier:          apply.NewFileSystemApplier(cs),
-		Differ:           walking.NewWalkingDiff(cs),
-		ImageStore:       namespaced{metadata.NewImageStore(db)},
-		RegistryHosts:    o.Hosts,
-		LeaseManager:     leaseutil.WithNamespace(metadata.NewLeaseManager(db), cache.Namespace),
-		GarbageCollect:   db.GarbageCollect,
-		ParallelismSem:   parallelism(o.Config),
-		MetadataStore:    md,
-		MountPoolRoot:    filepath.Join(o.Root, "cachemounts"),
-		ResourceMonitor:  monitor,
-		CDIManager:       devices,
-	})
+	maps.Copy(opt.Labels, o.Config.Workers.OCI.Labels)
+	opt.Platforms = o.Platforms.Platforms()
+	opt.GCPolicy = gcPolicy(o)
+	opt.BuildkitVersion = client.BuildkitVersion{Package: "github.com/moby/buildkit", Version: BuildkitVersion}
+	opt.Snapshotter = containerdsnapshot.NewSnapshotter(cache.Snapshotter, db.Snapshotter(cache.Snapshotter), cache.Namespace, nil)
+	opt.ContentStore = cs
+	opt.Applier, opt.Differ = apply.NewFileSystemApplier(cs), walking.NewWalkingDiff(cs)
+	opt.ImageStore = namespaced{metadata.NewImageStore(db)}
+	opt.RegistryHosts = o.Hosts
+	opt.LeaseManager = leaseutil.WithNamespace(metadata.NewLeaseManager(db), cache.Namespace)
+	opt.GarbageCollect = db.GarbageCollect
+	opt.ParallelismSem = parallelism(o.Config)
+	opt.MountPoolRoot = filepath.Join(o.Root, "cachemounts")
+	w, err := base.NewWorker(ctx, opt)
 	if err != nil {
-		md.Close()
-		return nil, err
+		return nil, errors.Join(err, md.Close())
 	}
-	if err := registerLocal(bw, changed); err != nil {
-		return nil, err
-	}
-	return &gantryWorker{Worker: bw, exporter: o.Exporter, logLimit: logLimit, gateway: gatewayOf(o, networkMode), scan: o.Scan, version: o.Version, execs: execs, failures: failed}, nil
+	return w, nil
 }
 
 // Platforms implements worker.Worker. What runs here is known; BuildKit's own would start a program
@@ -172,7 +179,9 @@ func (w *gantryWorker) Exporter(name string, sm *session.Manager) (exporter.Expo
 
 // ResolveOp implements worker.Worker: a step's executor follows from its platform. What base.Worker
 // does for exec ops (worker/base/worker.go, v0.34.2) is said again here with another executor.
-func (w *gantryWorker) ResolveOp(v bksolver.Vertex, s frontend.FrontendLLBBridge, sm *session.Manager, proxy worker.ProxyOpt) (bksolver.Op, error) {
+func (w *gantryWorker) ResolveOp(
+	v bksolver.Vertex, s frontend.FrontendLLBBridge, sm *session.Manager, proxy worker.ProxyOpt,
+) (bksolver.Op, error) {
 	op, ok := v.Sys().(*pb.Op)
 	if !ok {
 		return w.Worker.ResolveOp(v, s, sm, proxy)
@@ -187,53 +196,25 @@ func (w *gantryWorker) ResolveOp(v bksolver.Vertex, s frontend.FrontendLLBBridge
 	if isScanner(step.Exec) {
 		return ops.NewExecOp(v, step, op.Platform, w.CacheMgr, w.ParallelismSem, sm, scanning{w.Executor(), w.scan}, w, nil, false)
 	}
-	exec, err := w.execs.forPlatform(op.Platform)
+	exec, how, err := w.execs.forPlatform(op.Platform)
 	if err != nil {
 		return nil, err
+	}
+	w.notes.Runs(v.Digest(), how)
+	if how != string(qemu.Native) {
+		exec = announcing{exec, how}
 	}
 	proxied := proxy.Network && step.Exec.Network != pb.NetMode_NONE
 	if proxied && proxy.Policy != nil {
 		exec = governed{exec, proxy.Policy}
 	}
-	exec = logged{exec, w.logLimit}
+	exec = limited{logged{exec, w.logLimit}}
 	var limits *pb.LinuxResources
 	if m, ok := v.Options().Metadata.(*linuxresources.Metadata); ok && m != nil {
 		limits = m.LinuxResources
 	}
-	cm, exec := w.failures.watchStep(v, step.Exec, op.Platform, limits, w.CacheMgr, exec)
+	cm, exec := w.failed.Watch(debug.Op{Name: v.Name(), Exec: step.Exec, Platform: op.Platform, Limits: limits}, w.CacheMgr, exec)
 	return ops.NewExecOp(v, step, op.Platform, cm, w.ParallelismSem, sm, exec, w, limits, proxied)
-}
-
-// gcPolicy keeps the build cache below a share of the disk; no policy would keep everything.
-// It is BuildKit's own rule (cmd/buildkitd/main.go, getGCPolicy), which is not exported.
-func gcPolicy(o Options) []client.PruneInfo {
-	cfg := o.Config.Workers.OCI.GCConfig
-	if cfg.GC != nil && !*cfg.GC {
-		return nil
-	}
-	stat, _ := disk.GetDiskStat(o.Root)
-	if len(cfg.GCPolicy) == 0 {
-		cfg.GCPolicy = config.DefaultGCPolicy(cfg, stat)
-	}
-	var rules []client.PruneInfo
-	for _, r := range cfg.GCPolicy {
-		rules = append(rules, client.PruneInfo{
-			Filter:        r.Filters,
-			All:           r.All,
-			KeepDuration:  r.KeepDuration.Duration,
-			ReservedSpace: r.ReservedSpace.AsBytes(stat),
-			MaxUsedSpace:  r.MaxUsedSpace.AsBytes(stat),
-			MinFreeSpace:  r.MinFreeSpace.AsBytes(stat),
-		})
-	}
-	return rules
-}
-
-func parallelism(c *config.Config) *semaphore.Weighted {
-	if n := c.Workers.OCI.MaxParallelism; n > 0 {
-		return semaphore.NewWeighted(int64(n))
-	}
-	return nil
 }
 
 func hostname() string {

@@ -6,20 +6,16 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"slices"
-	"strings"
 
 	buildx "github.com/docker/buildx/commands"
 	"github.com/docker/buildx/driver"
-	"github.com/docker/buildx/util/urlutil"
 	"github.com/docker/cli/cli/command"
 	cliflags "github.com/docker/cli/cli/flags"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/gantry-build/gantry/exporter/trust"
-	"github.com/gantry-build/gantry/frontend"
-	"github.com/gantry-build/gantry/solver"
+	"github.com/gantry-build/gantry/frontend/request"
 )
 
 // buildxVerbs are buildx's commands that are ours too. Their flags, output and exit codes are
@@ -113,7 +109,11 @@ func extendBuild(cmd *cobra.Command, at *place, d *builderDriver) {
 	}
 	run := cmd.RunE
 	cmd.PreRunE = func(cmd *cobra.Command, args []string) (err error) {
-		if err := checkBuild(f, args[0]); err != nil {
+		b, err := asked(f, args[0])
+		if err != nil {
+			return err
+		}
+		if err := b.Check(); err != nil {
 			return err
 		}
 		if err := allowPushByDigest(f.Lookup("output")); err != nil {
@@ -125,7 +125,7 @@ func extendBuild(cmd *cobra.Command, at *place, d *builderDriver) {
 		if err := allowHTTP(at, plainHTTP); err != nil {
 			return err
 		}
-		d.dirs = localDirs(f, args)
+		d.dirs = b.Directories()
 		return nil
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -141,24 +141,27 @@ func extendBuild(cmd *cobra.Command, at *place, d *builderDriver) {
 	}
 }
 
-// checkBuild refuses what would fail late, or in words that don't name the flag.
-func checkBuild(f *pflag.FlagSet, context string) error {
-	values, err := f.GetStringArray("platform")
-	if err != nil {
-		return err
+// asked is the request in a build's flags.
+func asked(f *pflag.FlagSet, context string) (b request.Build, err error) {
+	b.Context = context
+	list := func(name string) (v []string) {
+		if err == nil {
+			v, err = f.GetStringArray(name)
+		}
+		return v
 	}
-	if _, err := frontend.Platforms(values); err != nil {
-		return err
+	text := func(name string) (v string) {
+		if err == nil {
+			v, err = f.GetString(name)
+		}
+		return v
 	}
-	if mode, _ := f.GetString("progress"); !slices.Contains(progressModes, mode) {
-		return fmt.Errorf("--progress %s is unknown; it is one of %s", mode, strings.Join(progressModes, ", "))
+	b.Platforms, b.Named, b.Tags = list("platform"), list("build-context"), list("tag")
+	b.File, b.Progress = text("file"), text("progress")
+	if err == nil {
+		b.Push, err = f.GetBool("push")
 	}
-	push, _ := f.GetBool("push")
-	if tags, _ := f.GetStringArray("tag"); push && len(tags) == 0 {
-		return errors.New("--push needs a name to push to; give one with --tag")
-	}
-	file, _ := f.GetString("file")
-	return checkDockerfile(context, file)
+	return b, err
 }
 
 // byDigest is the attribute of an output that is pushed under no tag, when it is on.
@@ -177,60 +180,6 @@ func allowPushByDigest(output *pflag.Flag) error {
 		all[i] = byDigest.ReplaceAllString(v, "${1}push-by-digest=$2")
 	}
 	return values.Replace(all)
-}
-
-var progressModes = []string{"auto", "none", "plain", "quiet", "rawjson", "tty"}
-
-func checkDockerfile(context, file string) error {
-	if fi, err := os.Stat(context); err != nil || !fi.IsDir() || file == "-" || urlutil.IsRemoteURL(file) {
-		return nil // the Dockerfile comes from elsewhere
-	}
-	path := file
-	if path == "" {
-		path = filepath.Join(context, "Dockerfile")
-		if _, err := os.Stat(filepath.Join(context, "dockerfile")); err == nil {
-			return nil
-		}
-	}
-	switch fi, err := os.Stat(path); {
-	case err != nil:
-		return fmt.Errorf("no Dockerfile: %w; name another with --file", err)
-	case fi.IsDir():
-		return fmt.Errorf("--file %s is a directory, not a Dockerfile", path)
-	}
-	return nil
-}
-
-// localDirs are the directories that the build reads, by their names in the session. A file or an
-// address in their place is left to buildx.
-func localDirs(f *pflag.FlagSet, args []string) map[string]solver.Directory {
-	if len(args) != 1 || args[0] == "-" {
-		return nil
-	}
-	paths := map[string]string{"context": args[0], "dockerfile": args[0]}
-	switch file, _ := f.GetString("file"); {
-	case file == "-" || urlutil.IsRemoteURL(file):
-		delete(paths, "dockerfile")
-	case file != "":
-		paths["dockerfile"] = filepath.Dir(file)
-	}
-	named, _ := f.GetStringArray("build-context")
-	for _, n := range named {
-		name, path, ok := strings.Cut(n, "=")
-		if name == "context" || name == "dockerfile" {
-			name = "_" + name // as buildx does, build/opt.go, loadInputs
-		}
-		if ok {
-			paths[name] = path
-		}
-	}
-	dirs := map[string]solver.Directory{}
-	for name, path := range paths {
-		if dir, err := solver.Stat(path); err == nil {
-			dirs[name] = dir
-		}
-	}
-	return dirs
 }
 
 // buildxDir is where buildx notes what the commands that are its own have done.

@@ -25,7 +25,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
-	"github.com/gantry-build/gantry/solver"
+	"github.com/gantry-build/gantry/solver/debug"
 )
 
 // debugOptions are what the process in a failed step's place gets besides what the step had.
@@ -101,7 +101,7 @@ func oneLine(name string) string {
 }
 
 // failed asks the daemon for the kept steps, the newest first.
-func (p *place) failed(ctx context.Context) (steps []solver.FailedStep, err error) {
+func (p *place) failed(ctx context.Context) (steps []debug.Step, err error) {
 	if !p.Answers() {
 		return nil, nil // they end with the daemon
 	}
@@ -109,7 +109,7 @@ func (p *place) failed(ctx context.Context) (steps []solver.FailedStep, err erro
 }
 
 // choose finds the step that a user means: the newest one of the build or with the ID that begins so.
-func choose(steps []solver.FailedStep, id string) (solver.FailedStep, error) {
+func choose(steps []debug.Step, id string) (debug.Step, error) {
 	for _, s := range steps {
 		for _, name := range append([]string{s.ID}, s.Builds...) {
 			if strings.HasPrefix(name, id) {
@@ -118,9 +118,9 @@ func choose(steps []solver.FailedStep, id string) (solver.FailedStep, error) {
 		}
 	}
 	if id == "" {
-		return solver.FailedStep{}, fmt.Errorf("no failed step is kept; a build that fails leaves one, for an hour")
+		return debug.Step{}, fmt.Errorf("no failed step is kept; a build that fails leaves one, for an hour")
 	}
-	return solver.FailedStep{}, fmt.Errorf("no failed step of build %s is kept; gantry debug ls lists those that are", id)
+	return debug.Step{}, fmt.Errorf("no failed step of build %s is kept; gantry debug ls lists those that are", id)
 }
 
 // offerDebug tells how to look into the step that has made one of the builds fail, if one has.
@@ -149,7 +149,7 @@ func (o *debugOptions) run(ctx context.Context, at *place, id string, args []str
 		return err
 	}
 	in, out := streams.NewIn(os.Stdin), streams.NewOut(os.Stdout)
-	sh := solver.Shell{Args: args, Tty: in.IsTerminal() && out.IsTerminal(), Stdin: in, Stdout: stays{out}, Stderr: stays{os.Stderr}}
+	sh := debug.Shell{Args: args, Tty: in.IsTerminal() && out.IsTerminal(), Stdin: in, Stdout: stays{out}, Stderr: stays{os.Stderr}}
 	serve, err := o.serve(ctx, at, &sh)
 	if err != nil {
 		return err
@@ -175,7 +175,7 @@ func (o *debugOptions) run(ctx context.Context, at *place, id string, args []str
 		}
 		defer in.RestoreTerminal()
 	}
-	exit, err := solver.OpenShell(ctx, conn, step.ID, sh)
+	exit, err := debug.Open(ctx, conn, step.ID, sh)
 	if err == nil && exit != 0 {
 		return cli.StatusError{StatusCode: exit}
 	}
@@ -183,7 +183,7 @@ func (o *debugOptions) run(ctx context.Context, at *place, id string, args []str
 }
 
 // announce tells, before a terminal is the shell's, where one is.
-func (o *debugOptions) announce(step solver.FailedStep, sh solver.Shell) {
+func (o *debugOptions) announce(step debug.Step, sh debug.Shell) {
 	if !sh.Tty {
 		return
 	}
@@ -197,7 +197,7 @@ func (o *debugOptions) announce(step solver.FailedStep, sh solver.Shell) {
 }
 
 // serve offers secrets and agents to the daemon until the returned function is called.
-func (o *debugOptions) serve(ctx context.Context, at *place, sh *solver.Shell) (end func(), err error) {
+func (o *debugOptions) serve(ctx context.Context, at *place, sh *debug.Shell) (end func(), err error) {
 	if len(o.secrets)+len(o.ssh) == 0 {
 		return func() {}, nil
 	}
@@ -243,8 +243,8 @@ func (o *debugOptions) serve(ctx context.Context, at *place, sh *solver.Shell) (
 }
 
 // sizes are the terminal's, now and whenever it changes.
-func sizes(out *streams.Out) (<-chan solver.Size, func()) {
-	ch := make(chan solver.Size, 1)
+func sizes(out *streams.Out) (<-chan debug.Size, func()) {
+	ch := make(chan debug.Size, 1)
 	changed := make(chan os.Signal, 1)
 	signal.Notify(changed, syscall.SIGWINCH)
 	changed <- syscall.SIGWINCH
@@ -255,7 +255,7 @@ func sizes(out *streams.Out) (<-chan solver.Size, func()) {
 			case <-ch: // an older size that no one has taken
 			default:
 			}
-			ch <- solver.Size{Rows: uint32(rows), Cols: uint32(cols)}
+			ch <- debug.Size{Rows: uint32(rows), Cols: uint32(cols)}
 		}
 	}()
 	return ch, func() {

@@ -10,6 +10,7 @@ import (
 	"github.com/moby/buildkit/client"
 	moby "github.com/moby/moby/client"
 
+	"github.com/gantry-build/gantry/frontend/tree"
 	"github.com/gantry-build/gantry/solver"
 )
 
@@ -20,8 +21,8 @@ type builderDriver struct {
 	conf driver.InitConfig
 
 	// dirs are the local directories of the build on the command line, by their names in the
-	// session; the daemon may look at them itself (see solver.SharedKey).
-	dirs map[string]solver.Directory
+	// session; the daemon may look at them itself (see tree.SharedKey).
+	dirs map[string]tree.Directory
 	// refs are the builds that were asked for, as the history names them.
 	refs []string
 	// prepare gives the request what the command line said in flags that are not buildx's.
@@ -104,7 +105,7 @@ func (d *builderDriver) Client(ctx context.Context, opts ...client.ClientOpt) (*
 		client.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return d.Dial(ctx) }),
 		client.WithSessionDialer(func(ctx context.Context, proto string, meta map[string][]string) (net.Conn, error) {
 			if d.dirs != nil {
-				meta[sharedKeyHeader] = []string{solver.SharedKey(d.dirs)}
+				meta[sharedKeyHeader] = []string{tree.SharedKey(d.dirs)}
 			}
 			return engine.DialHijack(ctx, "/session", proto, meta)
 		}),

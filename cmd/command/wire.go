@@ -8,14 +8,11 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/cmd/buildkitd/config"
 	"github.com/moby/buildkit/exporter"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 
@@ -146,7 +143,7 @@ func (d *daemon) openStore(ctx context.Context, bin, runc string) error {
 func (d *daemon) openSolver(ctx context.Context, cfg *config.Config, runc string, trusted *trust.Store) (err error) {
 	d.solver, err = solver.Start(ctx, solver.Options{
 		Root: filepath.Join(d.at.Root(), "solver"), Store: d.store, Runc: runc, Config: cfg, Version: thin.Version,
-		Platforms: emulation{d.qemu}, Hosts: trusted.Hosts, Sandbox: d.sandbox, Gateway: d.network.Up, Scan: listSoftware,
+		Platforms: d.qemu, Hosts: trusted.Hosts, Sandbox: d.sandbox, Gateway: d.network.Up, Scan: listSoftware,
 		Requests: []grpc.UnaryServerInterceptor{attest.OwnScanner(solver.Scanner, solver.ScannerEpoch), image.SharedLayers},
 		Exporter: func(e solver.Exporting) exporter.Exporter {
 			if e.Name != client.ExporterImage {
@@ -176,21 +173,6 @@ func (d *daemon) closeSolver() {
 	if err := d.solver.Close(); err != nil {
 		d.log.Warn("closing the solver", "error", err)
 	}
-}
-
-// emulation is the qemu room as the solver sees it.
-type emulation struct{ *qemu.Machine }
-
-func (e emulation) Edit(p ocispec.Platform, s *specs.Spec) (string, error) {
-	way, err := e.Way(p)
-	if err != nil || way.Mode == qemu.Native {
-		return "", err
-	}
-	by := strings.TrimSpace(filepath.Base(way.Emulator) + " " + way.Version)
-	if way.Shared() {
-		by += ", registered for the whole machine while gantry needs it"
-	}
-	return by, way.Edit(s)
 }
 
 func (d *daemon) openNetwork(ctx context.Context) (err error) {
@@ -296,8 +278,8 @@ func (d *daemon) routes(r *api.Router) {
 	r.Handle(http.MethodGet, "/gantry/failed", func(w http.ResponseWriter, _ *http.Request) error {
 		return json.NewEncoder(w).Encode(d.solver.Failed(""))
 	})
-	r.Handle(http.MethodGet, "/gantry/changes/{build}", func(w http.ResponseWriter, r *http.Request) error {
-		return json.NewEncoder(w).Encode(d.solver.Changes(r.PathValue("build")))
+	r.Handle(http.MethodGet, "/gantry/explain/{build}", func(w http.ResponseWriter, r *http.Request) error {
+		return json.NewEncoder(w).Encode(d.solver.Explain(r.PathValue("build")))
 	})
 	r.Handle(http.MethodPost, "/gantry/stop", func(w http.ResponseWriter, _ *http.Request) error {
 		// The answer is sent first: the end closes this connection, too.

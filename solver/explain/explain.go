@@ -1,7 +1,7 @@
 // Package explain says of each step of a build how it came to its result, and, where that was not the
-// cache, which of its inputs has changed since the build before. It compares what the two builds'
-// history records hold: a step that runs again has another definition, follows a step that gave
-// another result, or reads files that have changed.
+// cache, which of its inputs has changed since the build before: [Build] compares what the two builds' records
+// in the [History] hold, with what the daemon has noted meanwhile ([Notes]). A step that runs again has another
+// definition, follows a step that gave another result, or reads files that have changed.
 package explain
 
 import (
@@ -28,12 +28,7 @@ type Step struct {
 	Ended  bool // false for what a failed build has not come to
 	Failed bool
 	Ran    time.Duration
-	How    string // of a process: "native", or its emulator
 }
-
-// Changes tells which files of the local directory that a source op names ("context") differ from
-// those of the build before. known is false where nobody has looked.
-type Changes func(source string) (files []string, known bool)
 
 // Line is what there is to say of a step.
 type Line struct {
@@ -46,8 +41,8 @@ type Line struct {
 type Build struct {
 	Steps   []Step
 	Before  []Step // of the build before; none when there was none
-	Changed Changes
-	NoCache bool // the build did not want the cache
+	Note    Note   // the daemon's, of the build
+	NoCache bool   // the build did not want the cache
 }
 
 // Lines explains the steps, in the order of platforms, stages and instructions.
@@ -61,7 +56,7 @@ func (b Build) Lines() []Line {
 	})
 	var lines []Line
 	for _, s := range steps {
-		l := Line{Step: oneLine(s.Name), How: s.how(), Why: c.why(s)}
+		l := Line{Step: oneLine(s.Name), How: b.how(s), Why: c.why(s)}
 		if s.source() && l.Why == "" && s.Ended && !s.Failed {
 			l.How = "cached"
 		}
@@ -92,7 +87,7 @@ func oneLine(name string) string {
 	return name
 }
 
-func (s Step) how() string {
+func (b Build) how(s Step) string {
 	switch {
 	case s.Cached:
 		return "cached"
@@ -102,8 +97,8 @@ func (s Step) how() string {
 		return "not reached"
 	}
 	took := s.Ran.Round(100 * time.Millisecond).String()
-	if s.How != "" {
-		return s.How + ", " + took
+	if by := b.Note.How[s.Digest]; by != "" {
+		return by + ", " + took
 	}
 	return took
 }
@@ -237,7 +232,7 @@ func (c *comparison) whySource(s Step) string {
 }
 
 func (c *comparison) whyLocal(name string) string {
-	files, known := c.Changed(name)
+	files, known := c.Note.Changed[name]
 	switch {
 	case !known:
 		return "the files of " + name + " may have changed"

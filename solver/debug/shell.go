@@ -1,4 +1,4 @@
-package solver
+package debug
 
 import (
 	"context"
@@ -18,6 +18,7 @@ import (
 	"github.com/moby/buildkit/solver/llbsolver/mounts"
 	"github.com/moby/buildkit/solver/pb"
 	utilsystem "github.com/moby/buildkit/util/system"
+	"github.com/moby/buildkit/worker"
 )
 
 // Size is a terminal's.
@@ -35,21 +36,28 @@ type Shell struct {
 	Resize         <-chan Size
 }
 
-// Debug runs a process with the file system that a kept step has left, its mounts, environment,
-// user, network, limits and architecture, and returns its exit code. What the process changes is
-// gone afterwards, except in cache mounts. It ends with ctx, or when the solver is closed. An ID that
-// is not, or no longer, that of a kept step is errdefs.ErrNotFound.
-func (s *Solver) Debug(ctx context.Context, id string, sh Shell) (exit int, err error) {
-	k, refs, leave, err := s.failures.take(id)
+// Runs is where a process in a step's place runs.
+type Runs struct {
+	Worker   worker.Worker
+	Executor func(*pb.Platform) (executor.Executor, error)
+	Sessions *session.Manager
+}
+
+// Run runs a process with the file system that a kept step has left, its mounts, environment, user, network,
+// limits and architecture, and returns its exit code. What the process changes is gone afterwards, except in
+// cache mounts. It ends with ctx, or with End. An ID that is not, or no longer, that of a kept step is
+// errdefs.ErrNotFound.
+func (f *Steps) Run(ctx context.Context, id string, sh Shell, in Runs) (exit int, err error) {
+	k, refs, leave, err := f.take(id)
 	if err != nil {
 		return 0, err
 	}
 	defer leave()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(s.failures.ctx, cancel)()
+	defer context.AfterFunc(f.ctx, cancel)()
 
-	d := &debugging{kept: k, refs: refs, w: s.steps, sessions: s.Sessions, group: session.NewGroup(), caches: map[*pb.Mount]string{}}
+	d := &debugging{kept: k, Runs: in, refs: refs, group: session.NewGroup(), caches: map[*pb.Mount]string{}}
 	if d.asked = sh.Session != ""; d.asked {
 		d.group = session.NewGroup(sh.Session)
 	}
@@ -59,21 +67,17 @@ func (s *Solver) Debug(ctx context.Context, id string, sh Shell) (exit int, err 
 // debugging is one process in a step's place.
 type debugging struct {
 	*kept
-	refs     map[int]bkcache.ImmutableRef
-	w        *gantryWorker
-	sessions *session.Manager
-	group    session.Group
-	asked    bool // for secrets
-	caches   map[*pb.Mount]string
+	Runs
+	refs   map[int]bkcache.ImmutableRef
+	group  session.Group
+	asked  bool // for secrets
+	caches map[*pb.Mount]string
 }
 
 func (d *debugging) run(ctx context.Context, sh Shell) (int, error) {
-	exec, err := d.w.execs.forPlatform(d.platform)
+	exec, err := d.Executor(d.Op.Platform)
 	if err != nil {
 		return 0, err
-	}
-	if a, ok := exec.(announcing); ok {
-		exec = a.Executor // the client has said it already, before its terminal changed
 	}
 	meta, err := d.meta(ctx, sh)
 	if err != nil {
@@ -83,14 +87,15 @@ func (d *debugging) run(ctx context.Context, sh Shell) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	mm := mounts.NewMountManager("debugging "+d.Name, d.w.CacheMgr, d.sessions)
-	p, err := container.PrepareMounts(ctx, mm, d.w.CacheMgr, d.group, d.op.Meta.Cwd, wanted, inputs, d.layer(ctx), platformOf(d.platform).OS)
+	mm := mounts.NewMountManager("debugging "+d.Op.Name, d.Worker.CacheManager(), d.Sessions)
+	p, err := container.PrepareMounts(
+		ctx, mm, d.Worker.CacheManager(), d.group, d.Exec.Meta.Cwd, wanted, inputs, d.layer(ctx), platformOf(d.Op.Platform).OS)
 	defer discard(p)
 	if err != nil {
-		return 0, fmt.Errorf("mounting what step %s had: %w", d.Name, err)
+		return 0, fmt.Errorf("mounting what step %s had: %w", d.Op.Name, err)
 	}
 	meta.ReadonlyRootFS = p.ReadonlyRootFS
-	rec, err := runLimited(ctx, exec, "", p.Root, p.Mounts, executor.ProcessInfo{
+	rec, err := exec.Run(ctx, "", p.Root, p.Mounts, executor.ProcessInfo{
 		Meta: meta, Stdin: sh.Stdin, Stdout: sh.Stdout, Stderr: sh.Stderr, Resize: sh.Resize,
 	}, nil)
 	if rec != nil {
@@ -113,11 +118,12 @@ func (d *debugging) layer(ctx context.Context) container.MakeMutable {
 	return func(m *pb.Mount, ref bkcache.ImmutableRef) (bkcache.MutableRef, error) {
 		id, ok := d.caches[m]
 		if !ok {
-			return d.w.CacheMgr.New(ctx, ref, d.group, bkcache.WithDescription("debugging "+d.Name))
+			return d.Worker.CacheManager().New(ctx, ref, d.group, bkcache.WithDescription("debugging "+d.Op.Name))
 		}
-		cached, err := d.w.CacheMgr.GetMutable(ctx, id)
+		cached, err := d.Worker.CacheManager().GetMutable(ctx, id)
 		if errors.Is(err, bkcache.ErrLocked) {
-			return nil, errdefs.ErrConflict.WithMessage(fmt.Sprintf("the cache mount %s is in use by a build; try again when it has ended", m.Dest))
+			return nil, errdefs.ErrConflict.WithMessage(
+				fmt.Sprintf("the cache mount %s is in use by a build; try again when it has ended", m.Dest))
 		}
 		return cached, err
 	}
@@ -135,15 +141,16 @@ func discard(p container.PreparedMounts) {
 
 // meta says again what BuildKit makes of a step (solver/llbsolver/ops/exec.go, Exec, v0.34.2).
 func (d *debugging) meta(ctx context.Context, sh Shell) (executor.Meta, error) {
-	from := d.op.Meta
+	from := d.Exec.Meta
 	hosts, err := container.ParseExtraHosts(from.ExtraHosts)
 	if err != nil {
 		return executor.Meta{}, err
 	}
 	meta := executor.Meta{
-		Args: sh.Args, Env: append([]string{}, from.Env...), Cwd: from.Cwd, User: from.User, Hostname: from.Hostname, Tty: sh.Tty,
-		ExtraHosts: hosts, Ulimit: from.Ulimit, CDIDevices: d.op.CdiDevices, CgroupParent: from.CgroupParent, LinuxResources: d.limits,
-		NetMode: d.op.Network, SecurityMode: d.op.Security, RemoveMountStubsRecursive: from.RemoveMountStubsRecursive,
+		Args: sh.Args, Env: append([]string{}, from.Env...), Tty: sh.Tty,
+		Cwd: from.Cwd, User: from.User, Hostname: from.Hostname, ExtraHosts: hosts, Ulimit: from.Ulimit, CgroupParent: from.CgroupParent,
+		CDIDevices: d.Exec.CdiDevices, LinuxResources: d.Limits, NetMode: d.Exec.Network, SecurityMode: d.Exec.Security,
+		RemoveMountStubsRecursive: from.RemoveMountStubsRecursive,
 	}
 	if len(meta.Args) == 0 {
 		meta.Args = []string{shellOf(from.Args)}
@@ -197,8 +204,8 @@ func (d *debugging) secretEnv(ctx context.Context) (env []string, err error) {
 	if !d.asked {
 		return nil, nil
 	}
-	for _, s := range d.op.Secretenv {
-		err := d.sessions.Any(ctx, d.group, func(ctx context.Context, _ string, caller session.Caller) error {
+	for _, s := range d.Exec.Secretenv {
+		err := d.Sessions.Any(ctx, d.group, func(ctx context.Context, _ string, caller session.Caller) error {
 			v, err := secrets.GetSecret(ctx, caller, s.ID)
 			if err == nil {
 				env = append(env, s.Name+"="+string(v))

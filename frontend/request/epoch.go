@@ -1,4 +1,4 @@
-package command
+package request
 
 import (
 	"context"
@@ -10,9 +10,10 @@ import (
 	"strings"
 )
 
-// sourceDate is the time that everything in a reproducible build has, in seconds since 1970
-// (https://reproducible-builds.org/specs/source-date-epoch/).
-func sourceDate(ctx context.Context, dir string) (string, error) {
+// SourceDate is the time that everything in a reproducible build of dir has, in seconds since 1970:
+// SOURCE_DATE_EPOCH (https://reproducible-builds.org/specs/source-date-epoch/), or else that of the commit
+// that is checked out.
+func SourceDate(ctx context.Context, dir string) (string, error) {
 	if v := os.Getenv("SOURCE_DATE_EPOCH"); v != "" {
 		if _, err := strconv.ParseInt(v, 10, 64); err != nil {
 			return "", fmt.Errorf("SOURCE_DATE_EPOCH=%s is not a number of seconds", v)
@@ -25,7 +26,8 @@ func sourceDate(ctx context.Context, dir string) (string, error) {
 	}
 	seconds, err := commitTime(ctx, abs)
 	if err != nil {
-		return "", fmt.Errorf("--reproducible: %s has no git commit to take the time from; set SOURCE_DATE_EPOCH to the seconds since 1970 (%w)", dir, err)
+		return "", fmt.Errorf("--reproducible: %s has no git commit to take the time from; "+
+			"set SOURCE_DATE_EPOCH to the seconds since 1970 (%w)", dir, err)
 	}
 	return seconds, nil
 }

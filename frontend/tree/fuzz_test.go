@@ -1,4 +1,4 @@
-package solver
+package tree
 
 import (
 	"bytes"
@@ -126,7 +126,7 @@ func FuzzWalk(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, tree, later []byte, names string) {
 		r := grow(t, tree)
-		within(t, "the walk of named files", func() { _, _ = signature(r.root, strings.Split(names, "\x00")) })
+		within(t, "the walk of named files", func() { _, _ = Sign(r.root, Selection{Follow: strings.Split(names, "\x00")}) })
 		checkStable(t, r.root)
 		checkDiffering(t, r.root, later)
 		checkChanging(t, r, later)
@@ -147,11 +147,11 @@ var seeds = []struct{ tree, later, names string }{
 
 func checkStable(t *testing.T, root string) {
 	t.Helper()
-	var one, two, three treeSum
+	var one, two, three Signature
 	var err error
 	within(t, "the walk", func() {
-		if one, err = signature(root, nil); err == nil {
-			two, err = signature(root, nil)
+		if one, err = Sign(root, Selection{}); err == nil {
+			two, err = Sign(root, Selection{})
 		}
 	})
 	if err != nil {
@@ -163,7 +163,7 @@ func checkStable(t *testing.T, root string) {
 	if err := os.WriteFile(filepath.Join(root, "added by the test"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if three, err = signature(root, nil); err != nil || three.hash == one.hash {
+	if three, err = Sign(root, Selection{}); err != nil || three.Hash == one.Hash {
 		t.Fatalf("a new file is not seen: %v", err)
 	}
 }
@@ -177,8 +177,8 @@ func checkDiffering(t *testing.T, root string, later []byte) {
 	}
 	old := grow(t, later)
 	within(t, "the comparison", func() {
-		_, err = differing(context.Background(), fresh, old.root)
-		same, serr := differing(context.Background(), fresh, root)
+		_, err = Differing(context.Background(), fresh, old.root)
+		same, serr := Differing(context.Background(), fresh, root)
 		for _, name := range same {
 			// A copy never has a socket: fsutil sends an empty file instead.
 			if st, err := os.Lstat(filepath.Join(root, name)); serr == nil && (err != nil || st.Mode()&os.ModeSocket == 0) {
@@ -210,7 +210,7 @@ func checkChanging(t *testing.T, r *recipe, later []byte) {
 	})
 	within(t, "the walk of a changing tree", func() {
 		for range 3 {
-			_, _ = signature(r.root, nil)
+			_, _ = Sign(r.root, Selection{})
 		}
 	})
 	close(stop)
@@ -225,7 +225,7 @@ func FuzzSharedKey(f *testing.F) {
 	f.Add("\x00")
 	f.Fuzz(func(t *testing.T, key string) {
 		for name, d := range ParseSharedKey(key) {
-			if d.same() && d.Path == "" {
+			if d.Here() && d.Path == "" {
 				t.Errorf("%q: no path is the same as one", name)
 			}
 		}

@@ -1,4 +1,4 @@
-package command
+package request
 
 import (
 	"os"
@@ -61,14 +61,14 @@ func TestSourceDateRunsNothingOfTheRepository(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if got, err := sourceDate(t.Context(), dir); err != nil || got != "1000000002" {
+	if got, err := SourceDate(t.Context(), dir); err != nil || got != "1000000002" {
 		t.Errorf("%q, %v", got, err)
 	}
 	// A commit that is not there would be fetched.
 	if err := os.WriteFile(filepath.Join(dir, ".git", "HEAD"), []byte(strings.Repeat("1", 40)+"\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := sourceDate(t.Context(), dir); err == nil || !strings.Contains(err.Error(), "SOURCE_DATE_EPOCH") {
+	if got, err := SourceDate(t.Context(), dir); err == nil || !strings.Contains(err.Error(), "SOURCE_DATE_EPOCH") {
 		t.Errorf("without the commit: %q, %v", got, err)
 	}
 	if _, err := os.Stat(marker); err == nil {
@@ -78,11 +78,11 @@ func TestSourceDateRunsNothingOfTheRepository(t *testing.T) {
 
 func TestSourceDateOfTheEnvironment(t *testing.T) {
 	t.Setenv("SOURCE_DATE_EPOCH", "42")
-	if got, err := sourceDate(t.Context(), t.TempDir()); err != nil || got != "42" {
+	if got, err := SourceDate(t.Context(), t.TempDir()); err != nil || got != "42" {
 		t.Errorf("%q, %v", got, err)
 	}
 	t.Setenv("SOURCE_DATE_EPOCH", "yesterday")
-	if _, err := sourceDate(t.Context(), t.TempDir()); err == nil {
+	if _, err := SourceDate(t.Context(), t.TempDir()); err == nil {
 		t.Error("no error")
 	}
 }

@@ -1,4 +1,4 @@
-package solver
+package debug
 
 import (
 	"context"
@@ -8,9 +8,9 @@ import (
 	"google.golang.org/grpc"
 )
 
-// named notes which builds run in which session: an op knows its sessions only, and a user knows
+// Named is a server's interceptor: it notes which builds run in which session: an op knows its sessions only, and a user knows
 // the build's ref, which the history lists.
-func (f *failures) named(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+func (f *Steps) Named(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 	solve, ok := req.(*controlapi.SolveRequest)
 	if !ok || solve.Session == "" {
 		return next(ctx, req)
@@ -22,7 +22,7 @@ func (f *failures) named(ctx context.Context, req any, _ *grpc.UnaryServerInfo, 
 	return next(ctx, req)
 }
 
-func (f *failures) ended(session, ref string) {
+func (f *Steps) ended(session, ref string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	rest := slices.DeleteFunc(f.builds[session], func(r string) bool { return r == ref })
@@ -33,8 +33,8 @@ func (f *failures) ended(session, ref string) {
 	f.builds[session] = rest
 }
 
-// usage counts what only kept steps hold as what pruning frees, which it does.
-func (f *failures) usage(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+// Usage is a server's interceptor: it counts what only kept steps hold as what pruning frees, which it does.
+func (f *Steps) Usage(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 	resp, err := next(ctx, req)
 	du, ok := resp.(*controlapi.DiskUsageResponse)
 	if err != nil || !ok {
@@ -57,7 +57,7 @@ func (f *failures) usage(ctx context.Context, req any, _ *grpc.UnaryServerInfo, 
 }
 
 // held are the records of the build cache behind kept steps.
-func (f *failures) held() (ids []string) {
+func (f *Steps) held() (ids []string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, k := range f.steps {
@@ -68,9 +68,9 @@ func (f *failures) held() (ids []string) {
 	return ids
 }
 
-// pruned lets go of the kept steps before the build cache is pruned: whoever asks for space gets
+// Pruned is a server's interceptor: it lets go of the kept steps before the build cache is pruned: whoever asks for space gets
 // that, too.
-func (f *failures) pruned(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+func (f *Steps) Pruned(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
 	if info.FullMethod == controlapi.Control_Prune_FullMethodName {
 		f.release()
 	}

@@ -1,4 +1,10 @@
-package solver
+// Package debug keeps the steps of builds that have failed, as they left their file systems, and runs shells in
+// their place.
+//
+// A step is watched from below, as BuildKit runs it ([Steps.Watch]); one that fails is kept for a while
+// ([Steps.List]), and [Steps.Run] runs a process with its mounts, environment and architecture. [Register] and
+// [Open] are the two ends of a gRPC service that carries such a shell over the socket of BuildKit's API.
+package debug
 
 import (
 	"context"
@@ -11,7 +17,6 @@ import (
 
 	"github.com/containerd/errdefs"
 	bkcache "github.com/moby/buildkit/cache"
-	"github.com/moby/buildkit/solver/pb"
 	"github.com/moby/buildkit/util/disk"
 )
 
@@ -26,8 +31,8 @@ const (
 	keptFree = 20
 )
 
-// FailedStep is a step that ended badly and is kept for a while, as it left its file system.
-type FailedStep struct {
+// Step is a step that ended badly and is kept for a while, as it left its file system.
+type Step struct {
 	ID       string    `json:"id"`
 	Builds   []string  `json:"builds"` // the builds that it was a part of, as the history names them
 	Name     string    `json:"name"`   // as the progress shows it
@@ -41,16 +46,15 @@ type FailedStep struct {
 
 // kept is a failed step with what is needed to run a process in its place.
 type kept struct {
-	FailedStep
-	platform *pb.Platform
-	op       *pb.ExecOp
-	limits   *pb.LinuxResources
-	caches   map[int]string               // IDs of the layers behind cache mounts that began as something else
-	refs     map[int]bkcache.ImmutableRef // by the index of the mount; guarded by failures.mu
+	Step
+	Op
+	// caches are the IDs of the layers behind cache mounts that began as something else
+	caches map[int]string
+	refs   map[int]bkcache.ImmutableRef // by the index of the mount; guarded by Steps.mu
 }
 
-// failures are the kept steps, the newest last. It is safe for concurrent use.
-type failures struct {
+// Steps are the kept ones. They are safe for concurrent use.
+type Steps struct {
 	root string // on the disk that they fill
 	now  func() time.Time
 	used func(string) (disk.DiskStat, error)
@@ -60,40 +64,38 @@ type failures struct {
 	wg  sync.WaitGroup // shells, and watch
 
 	mu     sync.Mutex
-	steps  []*kept
+	steps  []*kept             // the newest last
 	builds map[string][]string // refs of running builds, by session
 	closed bool
 }
 
-func newFailures(root string) *failures {
-	f := &failures{root: root, now: time.Now, used: disk.GetDiskStat, builds: map[string][]string{}}
+// New returns none. root is a directory on the disk that kept steps fill: below a twentieth of it free they
+// are let go. Close them.
+func New(root string) *Steps {
+	f := &Steps{root: root, now: time.Now, used: disk.GetDiskStat, builds: map[string][]string{}}
 	f.ctx, f.end = context.WithCancel(context.Background())
 	f.wg.Go(f.watch)
 	return f
 }
 
-// close ends the shells and releases every step, for good.
-func (f *failures) close() {
+// End ends the shells, which a server that stops waits for.
+func (f *Steps) End() { f.end() }
+
+// Close ends the shells and releases every step, for good.
+func (f *Steps) Close() {
 	f.end()
 	f.wg.Wait()
 }
 
-// Failed lists the kept steps of the build whose ID begins with build, or of all builds when build
-// is empty, the newest first.
-func (s *Solver) Failed(build string) []FailedStep {
-	if s.failures == nil {
-		return nil
-	}
-	return s.failures.list(build)
-}
-
-func (f *failures) list(build string) (out []FailedStep) {
+// List returns the kept steps of the build whose ID begins with build, or of all builds when build is empty,
+// the newest first.
+func (f *Steps) List(build string) (out []Step) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.expire()
 	for _, k := range slices.Backward(f.steps) {
-		if build == "" || k.ID == build || slices.ContainsFunc(k.Builds, func(ref string) bool { return strings.HasPrefix(ref, build) }) {
-			step := k.FailedStep
+		if build == "" || k.ID == build || k.of(build) {
+			step := k.Step
 			step.Builds = slices.Clone(k.Builds)
 			out = append(out, step)
 		}
@@ -101,8 +103,13 @@ func (f *failures) list(build string) (out []FailedStep) {
 	return out
 }
 
+// of tells that the step was a part of the build whose ID begins with build.
+func (k *kept) of(build string) bool {
+	return slices.ContainsFunc(k.Builds, func(ref string) bool { return strings.HasPrefix(ref, build) })
+}
+
 // keep adds a step whose file systems follow, with save. It reports false where there is no room.
-func (f *failures) keep(k *kept, sessions []string) bool {
+func (f *Steps) keep(k *kept, sessions []string) bool {
 	if s, err := f.used(f.root); err == nil && s.Free < s.Total/keptFree {
 		f.release()
 		return false
@@ -128,7 +135,7 @@ func (f *failures) keep(k *kept, sessions []string) bool {
 }
 
 // save keeps ref as what mount i of the step holds. A step that has been dropped meanwhile gets nothing.
-func (f *failures) save(k *kept, i int, ref bkcache.ImmutableRef) {
+func (f *Steps) save(k *kept, i int, ref bkcache.ImmutableRef) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if !slices.Contains(f.steps, k) {
@@ -141,13 +148,14 @@ func (f *failures) save(k *kept, i int, ref bkcache.ImmutableRef) {
 }
 
 // take finds a kept step and gives the caller references of its own. leave releases them.
-func (f *failures) take(id string) (_ *kept, refs map[int]bkcache.ImmutableRef, leave func(), err error) {
+func (f *Steps) take(id string) (_ *kept, refs map[int]bkcache.ImmutableRef, leave func(), err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.expire()
 	at := slices.IndexFunc(f.steps, func(k *kept) bool { return k.ID == id })
 	if at < 0 || f.closed {
-		return nil, nil, nil, errdefs.ErrNotFound.WithMessage(fmt.Sprintf("no failed step %s is kept; gantry debug ls lists those that are", id))
+		return nil, nil, nil, errdefs.ErrNotFound.WithMessage(
+			fmt.Sprintf("no failed step %s is kept; gantry debug ls lists those that are", id))
 	}
 	refs = map[int]bkcache.ImmutableRef{}
 	for i, ref := range f.steps[at].refs {
@@ -164,7 +172,7 @@ func (f *failures) take(id string) (_ *kept, refs map[int]bkcache.ImmutableRef, 
 }
 
 // expire drops what is older than keptFor. f.mu is held.
-func (f *failures) expire() {
+func (f *Steps) expire() {
 	n := 0
 	for n < len(f.steps) && f.now().Sub(f.steps[n].Time) > keptFor {
 		n++
@@ -173,7 +181,7 @@ func (f *failures) expire() {
 }
 
 // drop releases the n oldest steps. f.mu is held.
-func (f *failures) drop(n int) {
+func (f *Steps) drop(n int) {
 	for _, k := range f.steps[:n] {
 		for _, ref := range k.refs {
 			letGo(ref)
@@ -183,14 +191,14 @@ func (f *failures) drop(n int) {
 }
 
 // release drops every step, so that what only they hold can be collected.
-func (f *failures) release() {
+func (f *Steps) release() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.drop(len(f.steps))
 }
 
 // count is the number of kept steps.
-func (f *failures) count() int {
+func (f *Steps) count() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.expire()
@@ -198,7 +206,7 @@ func (f *failures) count() int {
 }
 
 // watch lets go of steps when their time has come, and in the end of all of them.
-func (f *failures) watch() {
+func (f *Steps) watch() {
 	tick := time.NewTicker(time.Minute)
 	defer tick.Stop()
 	for {
@@ -215,7 +223,7 @@ func (f *failures) watch() {
 	}
 }
 
-// letGo releases a reference; a failure leaves a record that the next start of the solver removes.
+// letGo releases a reference; a failure leaves a record that the next start of BuildKit removes.
 func letGo(ref bkcache.Ref) {
 	if err := ref.Release(context.Background()); err != nil {
 		slog.Warn("a kept step's file system could not be released", "ref", ref.ID(), "error", err)

@@ -1,4 +1,4 @@
-package solver
+package debug
 
 import (
 	"fmt"
@@ -11,7 +11,7 @@ import (
 // mounts are the step's, over what it has left. Secrets and agents are among them only when asked
 // for, and those that the client does not have are missing.
 func (d *debugging) mounts() (all []*pb.Mount, inputs []*worker.WorkerRef, err error) {
-	for i, from := range d.op.Mounts {
+	for i, from := range d.Exec.Mounts {
 		m := from.CloneVT()
 		switch m.MountType {
 		case pb.MountType_SECRET, pb.MountType_SSH:
@@ -41,7 +41,7 @@ func (d *debugging) mounts() (all []*pb.Mount, inputs []*worker.WorkerRef, err e
 			}
 			if m.Input = int64(pb.Empty); ok {
 				m.Input = int64(len(inputs))
-				inputs = append(inputs, &worker.WorkerRef{ImmutableRef: ref, Worker: d.w})
+				inputs = append(inputs, &worker.WorkerRef{ImmutableRef: ref, Worker: d.Worker})
 			}
 		}
 		all = append(all, m)
@@ -50,5 +50,6 @@ func (d *debugging) mounts() (all []*pb.Mount, inputs []*worker.WorkerRef, err e
 }
 
 func (d *debugging) lost(m *pb.Mount) error {
-	return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("what step %s had at %s could not be kept; build again to keep it anew", d.Name, m.Dest))
+	return errdefs.ErrUnavailable.WithMessage(
+		fmt.Sprintf("what step %s had at %s could not be kept; build again to keep it anew", d.Op.Name, m.Dest))
 }

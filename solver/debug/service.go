@@ -1,4 +1,4 @@
-package solver
+package debug
 
 import (
 	"context"
@@ -20,7 +20,7 @@ var debugService = grpc.ServiceDesc{
 	HandlerType: (*any)(nil),
 	Streams: []grpc.StreamDesc{{
 		StreamName: "Shell", ServerStreams: true, ClientStreams: true,
-		Handler: func(srv any, stream grpc.ServerStream) error { return srv.(*Solver).serveShell(stream) },
+		Handler: func(srv any, stream grpc.ServerStream) error { return srv.(*server).shell(stream) },
 	}},
 }
 
@@ -30,7 +30,17 @@ const (
 	sessionKey = "gantry-session"
 )
 
-func (s *Solver) serveShell(stream grpc.ServerStream) error {
+// Register makes a server run shells in the place of kept steps.
+func Register(r grpc.ServiceRegistrar, steps *Steps, in Runs) {
+	r.RegisterService(&debugService, &server{steps, in})
+}
+
+type server struct {
+	steps *Steps
+	in    Runs
+}
+
+func (s *server) shell(stream grpc.ServerStream) error {
 	var first gatewayapi.ExecMessage
 	if err := stream.RecvMsg(&first); err != nil {
 		return err
@@ -52,11 +62,12 @@ func (s *Solver) serveShell(stream grpc.ServerStream) error {
 	if md, ok := metadata.FromIncomingContext(stream.Context()); ok && len(md.Get(sessionKey)) > 0 {
 		sh.Session = md.Get(sessionKey)[0]
 	}
-	exit, err := s.Debug(stream.Context(), init.ContainerID, sh)
+	exit, err := s.steps.Run(stream.Context(), init.ContainerID, sh, s.in)
 	if err != nil {
 		return err
 	}
-	return out.message(&gatewayapi.ExecMessage{Input: &gatewayapi.ExecMessage_Exit{Exit: &gatewayapi.ExitMessage{Code: uint32(exit)}}})
+	end := &gatewayapi.ExitMessage{Code: uint32(exit)}
+	return out.message(&gatewayapi.ExecMessage{Input: &gatewayapi.ExecMessage_Exit{Exit: end}})
 }
 
 func receiveInput(stream grpc.ServerStream, typed *io.PipeWriter, resize chan<- Size) {
@@ -84,9 +95,9 @@ func receiveInput(stream grpc.ServerStream, typed *io.PipeWriter, resize chan<- 
 	}
 }
 
-// OpenShell is Debug over a connection to a daemon: it runs sh in the place of the kept step id and
+// Open is [Steps.Run] over a connection to a daemon: it runs sh in the place of the kept step id and
 // returns its exit code. sh.Stdin is read until the process has ended, and not closed.
-func OpenShell(ctx context.Context, conn grpc.ClientConnInterface, id string, sh Shell) (exit int, err error) {
+func Open(ctx context.Context, conn grpc.ClientConnInterface, id string, sh Shell) (exit int, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if sh.Session != "" {
@@ -112,7 +123,8 @@ func OpenShell(ctx context.Context, conn grpc.ClientConnInterface, id string, sh
 		for {
 			select {
 			case s := <-sh.Resize:
-				_ = out.message(&gatewayapi.ExecMessage{Input: &gatewayapi.ExecMessage_Resize{Resize: &gatewayapi.ResizeMessage{Rows: s.Rows, Cols: s.Cols}}})
+				to := &gatewayapi.ResizeMessage{Rows: s.Rows, Cols: s.Cols}
+				_ = out.message(&gatewayapi.ExecMessage{Input: &gatewayapi.ExecMessage_Resize{Resize: to}})
 			case <-ctx.Done():
 				return
 			}
@@ -168,9 +180,11 @@ type messageFile struct {
 }
 
 func (f messageFile) Write(p []byte) (int, error) {
-	return len(p), f.out.message(&gatewayapi.ExecMessage{Input: &gatewayapi.ExecMessage_File{File: &gatewayapi.FdMessage{Fd: f.fd, Data: p}}})
+	piece := &gatewayapi.FdMessage{Fd: f.fd, Data: p}
+	return len(p), f.out.message(&gatewayapi.ExecMessage{Input: &gatewayapi.ExecMessage_File{File: piece}})
 }
 
 func (f messageFile) Close() error {
-	return f.out.message(&gatewayapi.ExecMessage{Input: &gatewayapi.ExecMessage_File{File: &gatewayapi.FdMessage{Fd: f.fd, EOF: true}}})
+	end := &gatewayapi.FdMessage{Fd: f.fd, EOF: true}
+	return f.out.message(&gatewayapi.ExecMessage{Input: &gatewayapi.ExecMessage_File{File: end}})
 }

@@ -1,4 +1,4 @@
-package solver
+package debug
 
 import (
 	"context"
@@ -17,7 +17,6 @@ import (
 	gatewayapi "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/identity"
 	"github.com/moby/buildkit/session"
-	bksolver "github.com/moby/buildkit/solver"
 	"github.com/moby/buildkit/solver/pb"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -28,20 +27,25 @@ import (
 // same references, pass any place that is open to others.
 type attempt struct {
 	bkcache.Manager
-	failures *failures
-	name     string
-	op       *pb.ExecOp
-	platform *pb.Platform
-	limits   *pb.LinuxResources
+	steps *Steps
+	Op
 
 	mu       sync.Mutex
 	sessions []string
 	kept     *kept // since the process has failed
 }
 
-// watchStep returns the cache manager and the executor to make the op of v with.
-func (f *failures) watchStep(v bksolver.Vertex, op *pb.ExecOp, p *pb.Platform, limits *pb.LinuxResources, cm bkcache.Manager, exec executor.Executor) (bkcache.Manager, executor.Executor) {
-	a := &attempt{Manager: cm, failures: f, name: v.Name(), op: op, platform: p, limits: limits}
+// Op is a step that is about to run.
+type Op struct {
+	Name     string // as the progress shows it
+	Exec     *pb.ExecOp
+	Platform *pb.Platform
+	Limits   *pb.LinuxResources
+}
+
+// Watch returns the cache manager and the executor to make an op with, over those that it would have had.
+func (f *Steps) Watch(op Op, cm bkcache.Manager, exec executor.Executor) (bkcache.Manager, executor.Executor) {
+	a := &attempt{Manager: cm, steps: f, Op: op}
 	return a, &watchedExecutor{exec, a}
 }
 
@@ -65,8 +69,8 @@ func (a *attempt) New(ctx context.Context, parent bkcache.ImmutableRef, s sessio
 // mountOf tells which mount a layer is for by its description (buildkit, solver/llbsolver/ops/exec.go,
 // Exec, v0.34.2).
 func (a *attempt) mountOf(description string) (int, bool) {
-	for i, m := range a.op.Mounts {
-		if description == fmt.Sprintf("mount %s from exec %s", m.Dest, strings.Join(a.op.Meta.Args, " ")) {
+	for i, m := range a.Exec.Mounts {
+		if description == fmt.Sprintf("mount %s from exec %s", m.Dest, strings.Join(a.Exec.Meta.Args, " ")) {
 			return i, true
 		}
 	}
@@ -89,7 +93,7 @@ func (l *writtenLayer) Commit(ctx context.Context) (bkcache.ImmutableRef, error)
 	k := l.a.kept
 	l.a.mu.Unlock()
 	if k != nil {
-		l.a.failures.save(k, l.mount, ref)
+		l.a.steps.save(k, l.mount, ref)
 	}
 	return ref, nil
 }
@@ -100,11 +104,13 @@ type watchedExecutor struct {
 }
 
 // Run implements executor.Executor. A step that was cancelled has not failed.
-func (x *watchedExecutor) Run(ctx context.Context, id string, root executor.Mount, mounts []executor.Mount, process executor.ProcessInfo, started chan<- struct{}) (resourcestypes.Recorder, error) {
+func (x *watchedExecutor) Run(
+	ctx context.Context, id string, root executor.Mount, mounts []executor.Mount, process executor.ProcessInfo, started chan<- struct{},
+) (resourcestypes.Recorder, error) {
 	x.a.mu.Lock()
 	x.a.kept = nil
 	x.a.mu.Unlock()
-	rec, err := runLimited(ctx, x.Executor, id, root, mounts, process, started)
+	rec, err := x.Executor.Run(ctx, id, root, mounts, process, started)
 	if err != nil && ctx.Err() == nil {
 		x.a.fail(err, mounts)
 	}
@@ -115,10 +121,11 @@ func (x *watchedExecutor) Run(ctx context.Context, id string, root executor.Moun
 func (a *attempt) fail(err error, mounts []executor.Mount) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	k := &kept{FailedStep: a.describe(err), platform: a.platform, op: a.op, limits: a.limits, caches: map[int]string{}}
+	k := &kept{Step: a.describe(err), Op: a.Op, caches: map[int]string{}}
 	read := map[int]bkcache.ImmutableRef{}
-	for i, m := range a.op.Mounts {
-		at := slices.IndexFunc(mounts, func(em executor.Mount) bool { return em.Dest == inside(a.op.Meta.Cwd, m.Dest) })
+	for i, m := range a.Exec.Mounts {
+		dest := inside(a.Exec.Meta.Cwd, m.Dest)
+		at := slices.IndexFunc(mounts, func(em executor.Mount) bool { return em.Dest == dest })
 		if at < 0 || m.MountType != pb.MountType_BIND && m.MountType != pb.MountType_CACHE {
 			continue
 		}
@@ -131,21 +138,23 @@ func (a *attempt) fail(err error, mounts []executor.Mount) {
 			}
 		}
 	}
-	if !a.failures.keep(k, a.sessions) {
+	if !a.steps.keep(k, a.sessions) {
 		return
 	}
 	a.kept = k
 	for i, ref := range read {
-		a.failures.save(k, i, ref)
+		a.steps.save(k, i, ref)
 	}
 }
 
-func (a *attempt) describe(err error) FailedStep {
-	step := FailedStep{ID: identity.NewID(), Name: a.name, Args: a.op.Meta.Args, Exit: -1, Platform: platforms.Format(platformOf(a.platform))}
+func (a *attempt) describe(err error) Step {
+	step := Step{
+		ID: identity.NewID(), Name: a.Name, Args: a.Exec.Meta.Args, Exit: -1, Platform: platforms.Format(platformOf(a.Platform)),
+	}
 	if code, ok := exitCode(err); ok {
 		step.Exit = code
 	}
-	for _, m := range a.op.Mounts {
+	for _, m := range a.Exec.Mounts {
 		switch {
 		case m.SecretOpt != nil:
 			step.Secrets = append(step.Secrets, m.SecretOpt.ID)
@@ -153,7 +162,7 @@ func (a *attempt) describe(err error) FailedStep {
 			step.SSH = append(step.SSH, m.SSHOpt.ID)
 		}
 	}
-	for _, s := range a.op.Secretenv {
+	for _, s := range a.Exec.Secretenv {
 		step.Secrets = append(step.Secrets, s.ID)
 	}
 	slices.Sort(step.Secrets)

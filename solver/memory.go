@@ -22,12 +22,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// runLimited runs a process and says when its memory limit has killed one in it, in the step's log
-// and in its error, of which "exit code: 137" tells no one that.
-func runLimited(ctx context.Context, x executor.Executor, id string, root executor.Mount, mounts []executor.Mount, process executor.ProcessInfo, started chan<- struct{}) (resourcestypes.Recorder, error) {
+// limited says when its memory limit has killed a process of a step, in the step's log and in its error, of
+// which "exit code: 137" tells no one that.
+type limited struct{ executor.Executor }
+
+// Run implements executor.Executor.
+func (l limited) Run(
+	ctx context.Context, id string, root executor.Mount, mounts []executor.Mount, process executor.ProcessInfo, started chan<- struct{},
+) (resourcestypes.Recorder, error) {
 	limit := process.Meta.LinuxResources.GetMemory()
 	if limit <= 0 || started != nil {
-		return x.Run(ctx, id, root, mounts, process, started)
+		return l.Executor.Run(ctx, id, root, mounts, process, started)
 	}
 	if id == "" {
 		id = identity.NewID()
@@ -36,13 +41,14 @@ func runLimited(ctx context.Context, x executor.Executor, id string, root execut
 	running, ended := make(chan struct{}), make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() { w.watch(id, running, ended) })
-	rec, err := x.Run(ctx, id, root, mounts, process, running)
+	rec, err := l.Executor.Run(ctx, id, root, mounts, process, running)
 	close(ended)
 	wg.Wait()
 	if !w.killed.Load() {
 		return rec, err
 	}
-	said := fmt.Sprintf("out of memory: a process was killed at the step's limit of %s; raise it with --memory", units.BytesSize(float64(limit)))
+	said := fmt.Sprintf("out of memory: a process was killed at the step's limit of %s; raise it with --memory",
+		units.BytesSize(float64(limit)))
 	if process.Stderr != nil {
 		fmt.Fprintln(process.Stderr, said)
 	}

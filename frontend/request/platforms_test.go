@@ -1,4 +1,4 @@
-package frontend
+package request
 
 import (
 	"slices"

@@ -1,4 +1,4 @@
-package frontend
+package request
 
 import (
 	"fmt"
@@ -10,7 +10,8 @@ import (
 
 // architectures are the ones that an image can be for: Go's names, as the OCI image spec says.
 var architectures = []string{
-	"386", "amd64", "arm", "arm64", "loong64", "mips", "mips64", "mips64le", "mipsle", "ppc64", "ppc64le", "riscv64", "s390x", "wasm",
+	"386", "amd64", "arm", "arm64", "loong64", "mips", "mips64", "mips64le", "mipsle",
+	"ppc64", "ppc64le", "riscv64", "s390x", "wasm",
 }
 
 var systems = []string{"linux", "windows", "darwin", "freebsd", "netbsd", "openbsd", "solaris", "wasi", "wasip1"}
@@ -26,7 +27,8 @@ func Platforms(values []string) ([]string, error) {
 			}
 			parsed, err := platforms.Parse(p)
 			if err != nil {
-				return nil, fmt.Errorf("--platform %q is no platform; write os/architecture or os/architecture/variant, such as linux/arm/v7", p)
+				return nil, fmt.Errorf("--platform %q is no platform; "+
+					"write os/architecture or os/architecture/variant, such as linux/arm/v7", p)
 			}
 			if !slices.Contains(systems, parsed.OS) || !slices.Contains(architectures, parsed.Architecture) {
 				return nil, fmt.Errorf("--platform %q is unknown; known architectures are %s", p, strings.Join(architectures, ", "))
