@@ -153,6 +153,7 @@ func (s *Solver) start(ctx context.Context, o Options) error {
 		return err
 	}
 	s.bolts = append(s.bolts, history)
+	spans := traces() // the controller takes what it sets
 	s.controller, err = control.NewController(control.Opt{
 		TraceCollector:            detect.Recorder,
 		SessionManager:            s.Sessions,
@@ -175,15 +176,15 @@ func (s *Solver) start(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	s.serve(o, w)
+	s.serve(o, w, spans)
 	return nil
 }
 
 // serve makes the server of BuildKit's API, with the failed steps' shells beside it.
-func (s *Solver) serve(o Options, w *gantryWorker) {
-	spans := tracing.ServerStatsHandler(otelgrpc.WithTracerProvider(traces()), otelgrpc.WithPropagators(propagation.TraceContext{}))
+func (s *Solver) serve(o Options, w *gantryWorker, spans trace.TracerProvider) {
 	s.Server = grpc.NewServer(
-		grpc.StatsHandler(spans),
+		grpc.StatsHandler(tracing.ServerStatsHandler(
+			otelgrpc.WithTracerProvider(spans), otelgrpc.WithPropagators(propagation.TraceContext{}))),
 		grpc.ChainUnaryInterceptor(reclaiming(o.Store), s.failed.Named, s.failed.Usage, s.notes.Asked),
 		grpc.ChainUnaryInterceptor(append(slices.Clip(o.Requests), grpcerrors.UnaryServerInterceptor)...),
 		grpc.ChainStreamInterceptor(s.failed.Pruned, grpcerrors.StreamServerInterceptor),
