@@ -1,12 +1,11 @@
 package cache
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/gantry-build/gantry/internal/state"
 )
@@ -21,16 +20,15 @@ func Lock(root string) (unlock func(), err error) {
 	if err := os.MkdirAll(root, 0o711); err != nil {
 		return nil, fmt.Errorf("data root: %w", err)
 	}
-	f, err := os.OpenFile(filepath.Join(root, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	path := filepath.Join(root, "lock")
+	unlock, err = state.TryLock(path)
+	if errors.Is(err, ErrLocked) {
+		owner, _ := os.ReadFile(path)
+		return nil, fmt.Errorf("%w: %s belongs to the gantry daemon with pid %s", ErrLocked, root, strings.TrimSpace(string(owner)))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("data root: %w", err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		owner, _ := os.ReadFile(f.Name())
-		f.Close()
-		return nil, fmt.Errorf("%w: %s belongs to the gantry daemon with pid %s", ErrLocked, root, strings.TrimSpace(string(owner)))
-	}
-	_ = f.Truncate(0)
-	_, _ = f.WriteAt([]byte(fmt.Sprintln(os.Getpid())), 0)
-	return func() { f.Close() }, nil
+	_ = os.WriteFile(path, fmt.Appendln(nil, os.Getpid()), 0o600) // for whoever comes second
+	return unlock, nil
 }

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/gantry-build/gantry/cmd/thin"
+	"github.com/gantry-build/gantry/internal/state"
 	"github.com/gantry-build/gantry/qemu"
 )
 
@@ -244,20 +245,7 @@ func (p *place) call(ctx context.Context, method, path string, v any) error {
 
 // gone waits until the data root is free again.
 func (p *place) gone(ctx context.Context, pid int) error {
-	f, err := os.Open(filepath.Join(p.Root(), "lock"))
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); {
-		if unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB) == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
-	return fmt.Errorf("the daemon (pid %d) has not ended after 20s; see %s", pid, p.LogFile())
+	ctx, cancel := context.WithTimeoutCause(ctx, 20*time.Second, fmt.Errorf("the daemon (pid %d) has not ended after 20s; see %s", pid, p.LogFile()))
+	defer cancel()
+	return state.Unlocked(ctx, filepath.Join(p.Root(), "lock"))
 }

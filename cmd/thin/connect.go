@@ -15,7 +15,6 @@ import (
 	"time"
 
 	moby "github.com/moby/moby/client"
-	"golang.org/x/sys/unix"
 
 	"github.com/gantry-build/gantry/internal/state"
 )
@@ -79,24 +78,16 @@ func (p *Place) starter(ctx context.Context) (unlock func(), err error) {
 	if err := os.MkdirAll(p.State(), 0o711); err != nil {
 		return nil, fmt.Errorf("no daemon answers at %s, and none can be started: %w%s", p.Socket(), err, AsRoot())
 	}
-	f, err := os.OpenFile(filepath.Join(p.State(), startLock), os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o600)
-	if err != nil {
+	unlock, err = state.LockContext(ctx, filepath.Join(p.State(), startLock)) // the daemon takes it along when it ends
+	switch {
+	case ctx.Err() != nil:
+		return nil, context.Cause(ctx)
+	case errors.Is(err, os.ErrNotExist): // and the directory with it
+		return p.starter(ctx)
+	case err != nil:
 		return nil, fmt.Errorf("no daemon answers at %s, and none can be started: %w%s", p.Socket(), err, AsRoot())
 	}
-	for unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
-		if err := sleep(ctx, 10*time.Millisecond); err != nil {
-			f.Close()
-			return nil, err
-		}
-	}
-	// A daemon that ended meanwhile took the directory, and the lock's name, with it.
-	ours, err := f.Stat()
-	named, err2 := os.Stat(f.Name())
-	if err != nil || err2 != nil || !os.SameFile(ours, named) {
-		f.Close()
-		return p.starter(ctx)
-	}
-	return func() { f.Close() }, nil
+	return unlock, nil
 }
 
 // tidy takes away what starter has made, when it is all that is there: no daemon will.

@@ -42,14 +42,11 @@ func (b bundle) unpackAlone(dir, home string, p Program) error {
 	if err := state.Private(dir); err != nil {
 		return err
 	}
-	lock, err := os.OpenFile(filepath.Join(dir, "."+p.Name+".lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	unlock, err := state.Lock(filepath.Join(dir, "."+p.Name+".lock"))
 	if err != nil {
 		return err
 	}
-	defer lock.Close() // which unlocks
-	if err := flock(lock); err != nil {
-		return err
-	}
+	defer unlock()
 	if p.unpackedAt(filepath.Join(home, p.Name)) {
 		return nil
 	}
@@ -73,7 +70,7 @@ func (b bundle) unpackAlone(dir, home string, p Program) error {
 	if err := os.Rename(temp, home); err != nil {
 		return err
 	}
-	return syncDir(dir)
+	return state.SyncDir(dir)
 }
 
 func (b bundle) load(name string) (*os.File, error) {
@@ -123,7 +120,7 @@ func (b bundle) unpack(path string, p Program) error {
 	if err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(path))
+	return state.SyncDir(filepath.Dir(path))
 }
 
 func (p Program) write(file *os.File, from io.Reader) error {
@@ -142,15 +139,6 @@ func (p Program) write(file *os.File, from io.Reader) error {
 	return file.Sync()
 }
 
-func flock(f *os.File) error {
-	for {
-		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX)
-		if err != syscall.EINTR {
-			return err
-		}
-	}
-}
-
 func removeAll(pattern string) error {
 	old, err := filepath.Glob(pattern)
 	if err != nil {
@@ -162,13 +150,4 @@ func removeAll(pattern string) error {
 		}
 	}
 	return nil
-}
-
-func syncDir(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }

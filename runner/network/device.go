@@ -6,12 +6,12 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"slices"
-	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/gantry-build/gantry/internal/state"
 )
 
 // errForeignDevice guards devices that others made: they are never adopted, changed or deleted.
@@ -205,24 +205,9 @@ func ipNet(p netip.Prefix) *net.IPNet {
 // lockNamespace keeps networks of other processes in the same network namespace from choosing a subnet at the same
 // moment. The lock is on the namespace itself, needs no file anywhere, and ends with the process.
 func lockNamespace(ctx context.Context) (unlock func(), err error) {
-	f, err := os.Open("/proc/thread-self/ns/net")
+	unlock, err = state.LockContext(ctx, "/proc/thread-self/ns/net")
 	if err != nil {
-		return nil, fmt.Errorf("opening the host's network namespace: %w", err)
+		return nil, fmt.Errorf("waiting for other processes to set up their networks: %w", err)
 	}
-	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return func() { f.Close() }, nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			f.Close()
-			return nil, fmt.Errorf("locking the host's network namespace: %w", err)
-		}
-		select {
-		case <-time.After(5 * time.Millisecond):
-		case <-ctx.Done():
-			f.Close()
-			return nil, fmt.Errorf("waiting for another process to set up its network: %w", context.Cause(ctx))
-		}
-	}
+	return unlock, nil
 }
