@@ -2,7 +2,6 @@ package cache
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -17,6 +16,8 @@ import (
 	bksnapshot "github.com/moby/buildkit/snapshot"
 	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/gantry-build/gantry/cache/blob"
 )
 
 const (
@@ -111,8 +112,8 @@ func (s *Store) Manifests(ctx context.Context, record images.Image) ([]*Image, e
 	cs := s.Client.ContentStore()
 	targets := []ocispec.Descriptor{record.Target}
 	if images.IsIndexType(record.Target.MediaType) {
-		var idx ocispec.Index
-		if err := readJSON(ctx, cs, record.Target, &idx); err != nil {
+		idx, err := blob.Index(ctx, cs, record.Target)
+		if err != nil {
 			return nil, err
 		}
 		targets = idx.Manifests
@@ -138,35 +139,19 @@ func (s *Store) Manifests(ctx context.Context, record images.Image) ([]*Image, e
 }
 
 func readManifest(ctx context.Context, cs content.Provider, desc ocispec.Descriptor) (*Image, error) {
-	var m ocispec.Manifest
-	if err := readJSON(ctx, cs, desc, &m); err != nil {
-		return nil, err
-	}
-	img := &Image{Manifest: desc, ConfigDesc: m.Config, Layers: m.Layers}
-	raw, err := content.ReadBlob(ctx, cs, m.Config)
+	m, err := blob.Manifest(ctx, cs, desc)
 	if err != nil {
 		return nil, err
 	}
-	img.RawConfig = raw
-	if err := json.Unmarshal(raw, &img.Config); err != nil {
-		return nil, fmt.Errorf("image config %s: %w", m.Config.Digest, err)
+	img := &Image{Manifest: desc, ConfigDesc: m.Config, Layers: m.Layers}
+	if img.Config, img.RawConfig, err = blob.Config(ctx, cs, m.Config); err != nil {
+		return nil, err
 	}
 	img.Platform = platforms.Normalize(img.Config.Platform)
 	if desc.Platform != nil {
 		img.Platform = platforms.Normalize(*desc.Platform)
 	}
 	return img, nil
-}
-
-func readJSON(ctx context.Context, cs content.Provider, desc ocispec.Descriptor, v any) error {
-	dt, err := content.ReadBlob(ctx, cs, desc)
-	if err != nil {
-		return err
-	}
-	if err := json.Unmarshal(dt, v); err != nil {
-		return fmt.Errorf("%s %s: %w", desc.MediaType, desc.Digest, err)
-	}
-	return nil
 }
 
 func (s *Store) choose(ctx context.Context, record images.Image, p *ocispec.Platform) (*Image, error) {
@@ -273,11 +258,7 @@ func (s *Store) offer(ctx context.Context, img *Image) error {
 
 // keep ties the snapshots to the config blob, and with it to the image.
 func (s *Store) keep(ctx context.Context, img *Image) error {
-	_, err := s.Client.ContentStore().Update(ctx, content.Info{
-		Digest: img.ConfigDesc.Digest,
-		Labels: SnapshotLabels(img.Config.RootFS),
-	}, "labels."+LabelGCSnapshot, "labels."+LabelGCSnapshot+"/bk")
-	return err
+	return blob.Label(ctx, s.Client.ContentStore(), img.ConfigDesc.Digest, SnapshotLabels(img.Config.RootFS))
 }
 
 // SnapshotLabels are the labels by which a config blob keeps both names of its top snapshot.

@@ -21,6 +21,8 @@ import (
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/package-url/packageurl-go"
+
+	"github.com/gantry-build/gantry/cache/blob"
 )
 
 // OptKeyLayout is the image exporter's attribute that says where attestations go.
@@ -83,32 +85,22 @@ func writeStatement(ctx context.Context, cs content.Store, s intoto.Statement, s
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
-	layer := ocispec.Descriptor{MediaType: intoto.PayloadType, Digest: digest.FromBytes(dt), Size: int64(len(dt)), Annotations: said}
-	if err := write(ctx, cs, layer, dt, nil); err != nil {
-		return ocispec.Descriptor{}, err
+	layer, err := blob.Put(ctx, cs, ocispec.Descriptor{MediaType: intoto.PayloadType, Annotations: said}, dt)
+	if err != nil {
+		return layer, err
 	}
-	empty := ocispec.DescriptorEmptyJSON
-	if err := write(ctx, cs, empty, empty.Data, nil); err != nil {
-		return ocispec.Descriptor{}, err
+	empty, err := blob.Put(ctx, cs, ocispec.Descriptor{MediaType: ocispec.MediaTypeEmptyJSON}, ocispec.DescriptorEmptyJSON.Data)
+	if err != nil {
+		return empty, err
 	}
 	m := ocispec.Manifest{
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, ArtifactType: intoto.PayloadType,
-		Config: ocispec.Descriptor{MediaType: empty.MediaType, Digest: empty.Digest, Size: empty.Size}, Layers: []ocispec.Descriptor{layer},
+		Config: empty, Layers: []ocispec.Descriptor{layer},
 		Subject:     &ocispec.Descriptor{MediaType: subject.MediaType, Digest: subject.Digest, Size: subject.Size},
 		Annotations: said,
 	}
-	if dt, err = json.Marshal(m); err != nil {
-		return ocispec.Descriptor{}, err
-	}
-	d := ocispec.Descriptor{MediaType: m.MediaType, ArtifactType: m.ArtifactType, Digest: digest.FromBytes(dt), Size: int64(len(dt)), Annotations: said}
-	return d, write(ctx, cs, d, dt, map[string]string{
-		"containerd.io/gc.ref.content.config": empty.Digest.String(),
-		"containerd.io/gc.ref.content.l.0":    layer.Digest.String(),
-	})
-}
-
-func write(ctx context.Context, cs content.Ingester, d ocispec.Descriptor, dt []byte, labels map[string]string) error {
-	return content.WriteBlob(ctx, cs, d.Digest.String(), bytes.NewReader(dt), d, content.WithLabels(labels))
+	desc := ocispec.Descriptor{MediaType: m.MediaType, ArtifactType: m.ArtifactType, Annotations: said}
+	return blob.Write(ctx, cs, desc, m, empty, layer)
 }
 
 // relabel makes labels all that the subject has of their kind.
@@ -148,17 +140,18 @@ func Of(ctx context.Context, cs content.Store, subject digest.Digest) ([]ocispec
 		if !isLabel(k) {
 			continue
 		}
-		dt, err := content.ReadBlob(ctx, cs, ocispec.Descriptor{Digest: digest.Digest(v)})
+		d := ocispec.Descriptor{Digest: digest.Digest(v)}
+		held, err := cs.Info(ctx, d.Digest)
 		if err != nil {
 			return nil, fmt.Errorf("attestation %s of %s: %w", v, subject, err)
 		}
-		var m ocispec.Manifest
-		if err := json.Unmarshal(dt, &m); err != nil {
-			return nil, fmt.Errorf("attestation %s of %s: %w", v, subject, err)
+		d.Size = held.Size
+		m, err := blob.Manifest(ctx, cs, d)
+		if err != nil {
+			return nil, fmt.Errorf("attestation of %s: %w", subject, err)
 		}
-		found = append(found, ocispec.Descriptor{
-			MediaType: m.MediaType, ArtifactType: m.ArtifactType, Digest: digest.Digest(v), Size: int64(len(dt)), Annotations: m.Annotations,
-		})
+		d.MediaType, d.ArtifactType, d.Annotations = m.MediaType, m.ArtifactType, m.Annotations
+		found = append(found, d)
 	}
 	slices.SortFunc(found, func(a, b ocispec.Descriptor) int { return bytes.Compare([]byte(a.Digest), []byte(b.Digest)) })
 	return found, nil

@@ -32,6 +32,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/gantry-build/gantry/cache/blob"
 	"github.com/gantry-build/gantry/exporter/attest"
 )
 
@@ -307,7 +308,7 @@ func (e *instance) handOver(ctx context.Context, desc exporter.DescriptorReferen
 		if r.remote == nil || len(r.remote.Descriptors) == 0 {
 			continue // FROM scratch and nothing in it
 		}
-		mine := configs[r.diffKey()]
+		mine := configs[key(r.diffIDs())]
 		if len(mine) == 0 && r.stock {
 			continue // with other time stamps the layers are no longer those of the snapshots
 		}
@@ -315,31 +316,10 @@ func (e *instance) handOver(ctx context.Context, desc exporter.DescriptorReferen
 			return done(fmt.Errorf("no manifest of %s has the layers of snapshot %s", desc.Descriptor().Digest, r.snapshot()))
 		}
 		for _, c := range mine {
-			if err := label(ctx, e.o.Content, c, r.labels); err != nil {
+			if err := blob.Label(ctx, e.o.Content, c.Digest, r.labels); err != nil {
 				return done(err)
 			}
 		}
 	}
 	return done(nil)
-}
-
-// label writes labels that are not there yet: each write waits for the disk.
-func label(ctx context.Context, cs content.Manager, desc ocispec.Descriptor, labels map[string]string) error {
-	info, err := cs.Info(ctx, desc.Digest)
-	if err != nil {
-		return err
-	}
-	same := true
-	for k, v := range labels {
-		same = same && info.Labels[k] == v
-	}
-	if same {
-		return nil
-	}
-	fields := make([]string, 0, len(labels))
-	for k := range labels {
-		fields = append(fields, "labels."+k)
-	}
-	_, err = cs.Update(ctx, content.Info{Digest: desc.Digest, Labels: labels}, fields...)
-	return err
 }

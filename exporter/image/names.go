@@ -2,10 +2,8 @@ package image
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
@@ -15,7 +13,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/gantry-build/gantry/cache"
-	"github.com/gantry-build/gantry/exporter/layer"
+	"github.com/gantry-build/gantry/cache/blob"
 )
 
 // configsOf reads the configs below target, keyed by their layers; platforms may share all of them.
@@ -26,15 +24,11 @@ func configsOf(ctx context.Context, cs content.Provider, target ocispec.Descript
 		case images.IsIndexType(d.MediaType), images.IsManifestType(d.MediaType):
 			return images.Children(ctx, cs, d)
 		case images.IsConfigType(d.MediaType):
-			dt, err := content.ReadBlob(ctx, cs, d)
+			img, _, err := blob.Config(ctx, cs, d)
 			if err != nil {
 				return nil, err
 			}
-			var img ocispec.Image
-			if err := json.Unmarshal(dt, &img); err != nil {
-				return nil, fmt.Errorf("config %s: %w", d.Digest, err)
-			}
-			k := key(img.RootFS)
+			k := key(img.RootFS.DiffIDs)
 			found[k] = append(found[k], d)
 		}
 		return nil, nil
@@ -42,23 +36,15 @@ func configsOf(ctx context.Context, cs content.Provider, target ocispec.Descript
 	return found, err
 }
 
-func key(fs ocispec.RootFS) string {
-	var b strings.Builder
-	for _, d := range fs.DiffIDs {
-		fmt.Fprintln(&b, d)
-	}
-	return b.String()
-}
+// key stands for a list of layers.
+func key(diffIDs []digest.Digest) string { return fmt.Sprint(diffIDs) }
 
 // name gives the result's snapshots the two names by which others look for them: the chain ID
 // (containerd, and so the runner) and BuildKit's own for layers with a known digest (FROM), and notes
 // the labels that keep them. A result whose chain can't be named is kept by its own name, and its
 // layers get bytes, so that FROM and a push find those.
 func (e *instance) name(ctx context.Context, r *ref) error {
-	var diffIDs []digest.Digest
-	for _, d := range r.remote.Descriptors {
-		diffIDs = append(diffIDs, layer.DiffID(d))
-	}
+	diffIDs := r.diffIDs()
 	if len(diffIDs) == 0 {
 		return nil
 	}

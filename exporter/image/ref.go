@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"strings"
 	"sync"
 
 	"github.com/containerd/containerd/v2/core/content"
@@ -15,6 +14,7 @@ import (
 	"github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/solver"
 	"github.com/moby/buildkit/util/leaseutil"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
@@ -187,13 +187,12 @@ func (r *ref) snapshot() string { return snapshotOf(r.ImmutableRef) }
 
 func snapshotOf(l bkcache.ImmutableRef) string { return l.GetString("cache.snapshot") }
 
-// diffKey identifies the result by its layers.
-func (r *ref) diffKey() string {
-	var b strings.Builder
+// diffIDs are the result's layers.
+func (r *ref) diffIDs() (all []digest.Digest) {
 	for _, d := range r.remote.Descriptors {
-		fmt.Fprintln(&b, layer.DiffID(d))
+		all = append(all, layer.DiffID(d))
 	}
-	return b.String()
+	return all
 }
 
 // squashed is the base image's layers and one with all that was built on them. It is no snapshot's

@@ -2,12 +2,10 @@ package image
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"strings"
 
-	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/distribution/reference"
 	"github.com/moby/buildkit/exporter"
@@ -18,6 +16,7 @@ import (
 	"github.com/moby/buildkit/util/resolver"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/gantry-build/gantry/cache/blob"
 	"github.com/gantry-build/gantry/exporter/attest"
 )
 
@@ -116,15 +115,8 @@ func (e *instance) manifestsOf(ctx context.Context, top ocispec.Descriptor) ([]o
 	if !images.IsIndexType(top.MediaType) {
 		return []ocispec.Descriptor{top}, nil
 	}
-	dt, err := content.ReadBlob(ctx, e.o.Content, top)
-	if err != nil {
-		return nil, err
-	}
-	var idx ocispec.Index
-	if err := json.Unmarshal(dt, &idx); err != nil {
-		return nil, fmt.Errorf("index %s: %w", top.Digest, err)
-	}
-	return idx.Manifests, nil
+	idx, err := blob.Index(ctx, e.o.Content, top)
+	return idx.Manifests, err
 }
 
 func (e *instance) pushReferrers(ctx context.Context, sid, name string, subject ocispec.Descriptor, referrers []ocispec.Descriptor) error {

@@ -4,9 +4,7 @@ package rootfs
 
 import (
 	"archive/tar"
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -25,6 +23,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/gantry-build/gantry/cache"
+	"github.com/gantry-build/gantry/cache/blob"
 	"github.com/gantry-build/gantry/exporter/layer"
 )
 
@@ -48,11 +47,11 @@ func Import(ctx context.Context, store *cache.Store, r io.Reader, o Options) (oc
 	}
 	defer done(context.WithoutCancel(ctx))
 	im := &importer{store: store, cs: store.Client.ContentStore(), is: store.Client.ImageService()}
-	blob, created, err := im.layer(ctx, r)
+	tar, created, err := im.layer(ctx, r)
 	if err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("import: %w", err)
 	}
-	manifest, err := im.manifest(ctx, o, blob, created)
+	manifest, err := im.manifest(ctx, o, tar, created)
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
@@ -104,29 +103,27 @@ func copyTar(w io.Writer, r io.Reader) (newest time.Time, err error) {
 	return newest, err
 }
 
-func (im *importer) manifest(ctx context.Context, o Options, blob ocispec.Descriptor, created time.Time) (ocispec.Descriptor, error) {
+func (im *importer) manifest(ctx context.Context, o Options, tar ocispec.Descriptor, created time.Time) (ocispec.Descriptor, error) {
 	created = created.UTC().Truncate(time.Second)
 	cfg := ocispec.Image{
 		Created:  &created,
 		Platform: o.Platform,
 		Config:   o.Config,
-		RootFS:   ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{layer.DiffID(blob)}},
+		RootFS:   ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{layer.DiffID(tar)}},
 		History:  []ocispec.History{{Created: &created, Comment: o.Message}},
 	}
-	config, err := im.put(ctx, ocispec.MediaTypeImageConfig, cfg, nil)
+	config, err := blob.Write(ctx, im.cs, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageConfig}, cfg)
 	if err != nil {
 		return config, err
 	}
-	blob.Annotations = nil
+	tar.Annotations = nil
 	m := ocispec.Manifest{
 		Versioned: specs.Versioned{SchemaVersion: 2},
 		MediaType: ocispec.MediaTypeImageManifest,
 		Config:    config,
-		Layers:    []ocispec.Descriptor{blob},
+		Layers:    []ocispec.Descriptor{tar},
 	}
-	desc, err := im.put(ctx, m.MediaType, m, refs(config, blob))
-	desc.Platform = &o.Platform
-	return desc, err
+	return blob.Write(ctx, im.cs, ocispec.Descriptor{MediaType: m.MediaType, Platform: &o.Platform}, m, config, tar)
 }
 
 // record points name at an index of what it had and manifest.
@@ -146,7 +143,7 @@ func (im *importer) record(ctx context.Context, name string, manifest ocispec.De
 	}
 	// In one order whatever the order of imports, so that the same tars are the same image.
 	slices.SortStableFunc(idx.Manifests, func(a, b ocispec.Descriptor) int { return strings.Compare(platformName(a), platformName(b)) })
-	target, err := im.put(ctx, idx.MediaType, idx, refs(idx.Manifests...))
+	target, err := blob.Write(ctx, im.cs, ocispec.Descriptor{MediaType: idx.MediaType}, idx, idx.Manifests...)
 	if err != nil {
 		return target, err
 	}
@@ -174,12 +171,8 @@ func (im *importer) others(ctx context.Context, old images.Image, p ocispec.Plat
 	if !images.IsIndexType(old.Target.MediaType) {
 		return im.single(ctx, old, p)
 	}
-	dt, err := content.ReadBlob(ctx, im.cs, old.Target)
+	idx, err := blob.Index(ctx, im.cs, old.Target)
 	if err != nil {
-		return nil, err
-	}
-	var idx ocispec.Index
-	if err := json.Unmarshal(dt, &idx); err != nil {
 		return nil, err
 	}
 	var others []ocispec.Descriptor
@@ -200,22 +193,4 @@ func (im *importer) single(ctx context.Context, old images.Image, p ocispec.Plat
 	d := all[0].Manifest
 	d.Platform = &all[0].Platform
 	return []ocispec.Descriptor{d}, nil
-}
-
-func (im *importer) put(ctx context.Context, mediaType string, v any, labels map[string]string) (ocispec.Descriptor, error) {
-	dt, err := json.Marshal(v)
-	if err != nil {
-		return ocispec.Descriptor{}, err
-	}
-	d := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(dt), Size: int64(len(dt))}
-	return d, content.WriteBlob(ctx, im.cs, d.Digest.String(), bytes.NewReader(dt), d, content.WithLabels(labels))
-}
-
-// refs are the labels by which a blob keeps others.
-func refs(below ...ocispec.Descriptor) map[string]string {
-	labels := map[string]string{}
-	for i, d := range below {
-		labels[fmt.Sprintf("containerd.io/gc.ref.content.%d", i)] = d.Digest.String()
-	}
-	return labels
 }

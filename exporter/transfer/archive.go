@@ -2,7 +2,6 @@ package transfer
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
@@ -17,6 +16,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/gantry-build/gantry/cache"
+	"github.com/gantry-build/gantry/cache/blob"
 	"github.com/gantry-build/gantry/exporter/image"
 )
 
@@ -54,13 +54,9 @@ func (m *Mover) Load(ctx context.Context, r io.Reader) ([]images.Image, error) {
 
 // named lists the images of an archive's index.
 func named(ctx context.Context, cs content.Provider, top ocispec.Descriptor) (found []images.Image, err error) {
-	dt, err := content.ReadBlob(ctx, cs, top)
+	idx, err := blob.Index(ctx, cs, top)
 	if err != nil {
-		return nil, err
-	}
-	var idx ocispec.Index
-	if err := json.Unmarshal(dt, &idx); err != nil {
-		return nil, fmt.Errorf("index of the archive: %w", err)
+		return nil, fmt.Errorf("the archive's %w", err)
 	}
 	for _, d := range idx.Manifests {
 		name := d.Annotations[images.AnnotationImageName]

@@ -1,9 +1,7 @@
 package transfer
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 
 	"github.com/containerd/containerd/v2/core/content"
@@ -17,11 +15,12 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/gantry-build/gantry/cache"
+	"github.com/gantry-build/gantry/cache/blob"
 	"github.com/gantry-build/gantry/exporter/layer"
 )
 
-// fill gives every layer of target, which is the image or one platform of it, its bytes. When a layer had none its manifest changes, and so
-// do the index above it and every name that still points to it.
+// fill gives every layer of target, which is the image or one platform of it, its bytes. When a layer had none
+// its manifest changes, and so do the index above it and every name that still points to it.
 func (m *Mover) fill(ctx context.Context, record images.Image, target ocispec.Descriptor) (ocispec.Descriptor, error) {
 	whole := target.Digest == record.Target.Digest
 	target, err := m.fillTarget(ctx, target)
@@ -54,8 +53,8 @@ func (m *Mover) fillTarget(ctx context.Context, d ocispec.Descriptor) (ocispec.D
 }
 
 func (m *Mover) fillIndex(ctx context.Context, d ocispec.Descriptor) (ocispec.Descriptor, error) {
-	var idx ocispec.Index
-	if err := m.read(ctx, d, &idx); err != nil {
+	idx, err := blob.Index(ctx, m.content(), d)
+	if err != nil {
 		return d, err
 	}
 	moved := map[digest.Digest]digest.Digest{}
@@ -77,19 +76,16 @@ func (m *Mover) fillIndex(ctx context.Context, d ocispec.Descriptor) (ocispec.De
 	}
 	for _, child := range idx.Manifests {
 		if to, ok := moved[digest.Digest(child.Annotations["vnd.docker.reference.digest"])]; ok {
-			return d, fmt.Errorf("attestation %s is about an image that a push would change to %s; build it with --push: %w", child.Digest, to, errdefs.ErrFailedPrecondition)
+			return d, fmt.Errorf("attestation %s is about an image that a push would change to %s; build it with --push: %w",
+				child.Digest, to, errdefs.ErrFailedPrecondition)
 		}
 	}
-	labels := map[string]string{}
-	for i, child := range idx.Manifests {
-		labels[fmt.Sprintf("containerd.io/gc.ref.content.%d", i)] = child.Digest.String()
-	}
-	return m.write(ctx, d, idx, labels)
+	return blob.Write(ctx, m.content(), d, idx, idx.Manifests...)
 }
 
 func (m *Mover) fillManifest(ctx context.Context, d ocispec.Descriptor) (ocispec.Descriptor, error) {
-	var mf ocispec.Manifest
-	if err := m.read(ctx, d, &mf); err != nil {
+	mf, err := blob.Manifest(ctx, m.content(), d)
+	if err != nil {
 		return d, err
 	}
 	var cfg ocispec.Image
@@ -99,12 +95,13 @@ func (m *Mover) fillManifest(ctx context.Context, d ocispec.Descriptor) (ocispec
 			continue
 		}
 		if cfg.RootFS.DiffIDs == nil {
-			if err := m.read(ctx, mf.Config, &cfg); err != nil {
+			if cfg, _, err = blob.Config(ctx, m.content(), mf.Config); err != nil {
 				return d, err
 			}
 		}
 		if i >= len(cfg.RootFS.DiffIDs) {
-			return d, fmt.Errorf("manifest %s has %d layers, its config %d: %w", d.Digest, len(mf.Layers), len(cfg.RootFS.DiffIDs), errdefs.ErrDataLoss)
+			return d, fmt.Errorf("manifest %s has %d layers, its config %d: %w",
+				d.Digest, len(mf.Layers), len(cfg.RootFS.DiffIDs), errdefs.ErrDataLoss)
 		}
 		made, err := m.compress(ctx, cfg.RootFS.DiffIDs[:i+1])
 		if err != nil {
@@ -116,11 +113,7 @@ func (m *Mover) fillManifest(ctx context.Context, d ocispec.Descriptor) (ocispec
 	if !changed {
 		return d, nil
 	}
-	labels := map[string]string{"containerd.io/gc.ref.content.0": mf.Config.Digest.String()}
-	for i, l := range mf.Layers {
-		labels[fmt.Sprintf("containerd.io/gc.ref.content.%d", i+1)] = l.Digest.String()
-	}
-	return m.write(ctx, d, mf, labels)
+	return blob.Write(ctx, m.content(), d, mf, append([]ocispec.Descriptor{mf.Config}, mf.Layers...)...)
 }
 
 // compress makes the blob of the last layer of a chain from the chain's snapshots.
@@ -140,7 +133,7 @@ func (m *Mover) compress(ctx context.Context, diffIDs []digest.Digest) (ocispec.
 		return ocispec.Descriptor{}, err
 	}
 	defer release()
-	desc, err := layer.Gzip(ctx, m.Store.Client.ContentStore(), layer.Diff(lower, upper))
+	desc, err := layer.Gzip(ctx, m.content(), layer.Diff(lower, upper))
 	if err != nil {
 		return desc, err
 	}
@@ -161,26 +154,8 @@ func view(ctx context.Context, sn snapshots.Snapshotter, name string) ([]mount.M
 }
 
 func (m *Mover) has(ctx context.Context, d ocispec.Descriptor) bool {
-	_, err := m.Store.Client.ContentStore().Info(ctx, d.Digest)
+	_, err := m.content().Info(ctx, d.Digest)
 	return err == nil
 }
 
-func (m *Mover) read(ctx context.Context, d ocispec.Descriptor, v any) error {
-	dt, err := content.ReadBlob(ctx, m.Store.Client.ContentStore(), d)
-	if err != nil {
-		return err
-	}
-	return json.Unmarshal(dt, v)
-}
-
-// write stores v in place of what old described.
-func (m *Mover) write(ctx context.Context, old ocispec.Descriptor, v any, labels map[string]string) (ocispec.Descriptor, error) {
-	dt, err := json.MarshalIndent(v, "", "  ")
-	if err != nil {
-		return old, err
-	}
-	d := old
-	d.Digest, d.Size = digest.FromBytes(dt), int64(len(dt))
-	cs := m.Store.Client.ContentStore()
-	return d, content.WriteBlob(ctx, cs, d.Digest.String(), bytes.NewReader(dt), d, content.WithLabels(labels))
-}
+func (m *Mover) content() content.Store { return m.Store.Client.ContentStore() }
