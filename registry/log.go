@@ -2,7 +2,6 @@ package registry
 
 import (
 	"context"
-	"io"
 	"log"
 	"log/slog"
 	"net/http"
@@ -10,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/sirupsen/logrus"
+
+	"github.com/gantry-build/gantry/internal/logrusto"
 )
 
 // loggerKey names the context key under which distribution looks for its
@@ -25,14 +26,11 @@ type logContext struct {
 }
 
 func withLogger(ctx context.Context, out *slog.Logger) context.Context {
-	l := logrus.New()
-	l.SetOutput(io.Discard)
-	l.SetFormatter(noText{})
-	l.AddHook(slogHook{out})
-	l.SetLevel(logrus.ErrorLevel)
+	l, detail := logrus.New(), logrus.ErrorLevel
 	if out.Enabled(ctx, slog.LevelDebug) {
-		l.SetLevel(logrus.DebugLevel)
+		detail = logrus.DebugLevel
 	}
+	logrusto.Hook{Out: out.With("part", "registry"), Level: level}.Install(l, detail)
 	return logContext{Context: ctx, entry: logrus.NewEntry(l)}
 }
 
@@ -43,40 +41,15 @@ func (c logContext) Value(key any) any {
 	return c.Context.Value(key)
 }
 
-type noText struct{}
-
-func (noText) Format(*logrus.Entry) ([]byte, error) { return nil, nil }
-
-type slogHook struct{ out *slog.Logger }
-
-func (slogHook) Levels() []logrus.Level { return logrus.AllLevels }
-
-func (h slogHook) Fire(e *logrus.Entry) error {
-	ctx := e.Context
-	if ctx == nil {
-		ctx = context.Background()
-	}
-	attrs := make([]slog.Attr, 0, len(e.Data)+1)
-	attrs = append(attrs, slog.String("part", "registry"))
-	for k, v := range e.Data {
-		attrs = append(attrs, slog.Any(k, v))
-	}
-	h.out.LogAttrs(ctx, level(e), e.Message, attrs...)
-	return nil
-}
-
 // level keeps distribution's errors for those that are the registry's own
 // fault: it also calls it an error when a client asks for a blob that is not
 // there, which every push does for every layer.
-func level(e *logrus.Entry) slog.Level {
-	if e.Level > logrus.ErrorLevel {
-		return slog.LevelDebug
-	}
+func level(e *logrus.Entry) (slog.Level, bool) {
 	status, ok := e.Data["http.response.status"].(int)
-	if ok && status >= http.StatusInternalServerError {
-		return slog.LevelError
+	if ok && e.Level <= logrus.ErrorLevel && status >= http.StatusInternalServerError {
+		return slog.LevelError, true
 	}
-	return slog.LevelDebug
+	return slog.LevelDebug, true
 }
 
 // httpErrorLog takes what net/http says by itself. Failed handshakes are the

@@ -40,7 +40,9 @@ func purgeLoop(ctx context.Context, data string, log *slog.Logger) {
 
 // purge removes the uploads below data that nothing was written to since
 // before. It relies on distribution's layout
-// docker/registry/v2/repositories/NAME/_uploads/UUID/ (registry/storage/paths.go).
+// docker/registry/v2/repositories/NAME/_uploads/UUID/ (registry/storage/paths.go, v3.1.2).
+// Distribution's own PurgeUploads goes by when an upload was begun, which cuts
+// off slow ones, and logs to the process's logger.
 func purge(ctx context.Context, data string, before time.Time) (int, error) {
 	removed := 0
 	root := filepath.Join(data, "docker", "registry", "v2", "repositories")

@@ -1,48 +1,34 @@
 package command
 
 import (
-	"context"
-	"io"
 	"log/slog"
 	"strings"
 
 	"github.com/sirupsen/logrus"
+
+	"github.com/gantry-build/gantry/internal/logrusto"
 )
 
-// routeLogrus sends what containerd and BuildKit log to log. Their standard logger is a global of
-// the libraries' own.
+// routeLogrus sends what containerd, BuildKit and distribution log to log. Their standard logger is a global
+// of the libraries' own.
 func routeLogrus(log *slog.Logger, debug bool) {
-	l := logrus.StandardLogger()
-	l.SetOutput(io.Discard)
-	l.SetLevel(logrus.InfoLevel)
+	level := logrus.InfoLevel
 	if debug {
-		l.SetLevel(logrus.DebugLevel)
+		level = logrus.DebugLevel
 	}
-	l.ReplaceHooks(logrus.LevelHooks{})
-	l.AddHook(toSlog{log})
+	logrusto.Hook{Out: log, Level: librariesLevel}.Install(logrus.StandardLogger(), level)
 }
 
-type toSlog struct{ log *slog.Logger }
-
-func (toSlog) Levels() []logrus.Level { return logrus.AllLevels }
-
-func (t toSlog) Fire(e *logrus.Entry) error {
-	if cosmetic(e.Message) {
-		return nil
-	}
-	level := slog.LevelDebug // the libraries' "info" is what happens inside them
+// librariesLevel takes the libraries' "info" for what it is: what happens inside them.
+func librariesLevel(e *logrus.Entry) (slog.Level, bool) {
+	level := slog.LevelDebug
 	switch e.Level {
 	case logrus.WarnLevel:
 		level = slog.LevelWarn
 	case logrus.ErrorLevel, logrus.FatalLevel, logrus.PanicLevel:
 		level = slog.LevelError
 	}
-	args := make([]any, 0, 2*len(e.Data))
-	for k, v := range e.Data {
-		args = append(args, k, v)
-	}
-	t.log.Log(context.Background(), level, e.Message, args...)
-	return nil
+	return level, !cosmetic(e.Message)
 }
 
 // cosmetic messages are logged as errors or warnings in ordinary work, and mean nothing here.

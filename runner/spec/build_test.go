@@ -5,6 +5,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -173,26 +174,36 @@ func TestMerge(t *testing.T) {
 }
 
 func TestSeccomp(t *testing.T) {
-	const text = `{"defaultAction":"SCMP_ACT_ERRNO","archMap":[{"architecture":"SCMP_ARCH_X86_64","subArchitectures":["SCMP_ARCH_X86"]}],
+	arch := map[string]string{"amd64": "SCMP_ARCH_X86_64", "arm64": "SCMP_ARCH_AARCH64", "arm": "SCMP_ARCH_ARM"}[runtime.GOARCH]
+	text := `{"defaultAction":"SCMP_ACT_ERRNO","archMap":[{"architecture":"` + arch + `","subArchitectures":["SCMP_ARCH_X86"]}],
 		"syscalls":[{"names":["read"],"action":"SCMP_ACT_ALLOW"},
 		{"names":["mount"],"action":"SCMP_ACT_ALLOW","includes":{"caps":["CAP_SYS_ADMIN"]}},
 		{"names":["clone"],"action":"SCMP_ACT_ALLOW","excludes":{"caps":["CAP_SYS_ADMIN"]}},
-		{"names":["arch_prctl"],"action":"SCMP_ACT_ALLOW","includes":{"arches":["amd64"]}}]}`
-	list := func(caps ...string) string {
-		p, err := parseProfile([]byte(text), caps, "amd64")
+		{"names":["ptrace"],"action":"SCMP_ACT_ALLOW","includes":{"minKernel":"4.8"}},
+		{"names":["never"],"action":"SCMP_ACT_ALLOW","includes":{"minKernel":"99.0"}},
+		{"names":["old"],"action":"SCMP_ACT_ALLOW","excludes":{"minKernel":"4.8"}},
+		{"name":"arch_prctl","action":"SCMP_ACT_ALLOW","includes":{"arches":["` + runtime.GOARCH + `"]}},
+		{"names":["elsewhere"],"action":"SCMP_ACT_ALLOW","includes":{"arches":["s390x"]}}]}`
+	list := func(add ...string) string {
+		in := input()
+		in.Host.CapAdd, in.Host.SecurityOpt = add, []string{"seccomp=" + text}
+		s, err := Build(in)
+		if err == nil {
+			err = Seccomp(s, in.Host)
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
 		var all []string
-		for _, s := range p.Syscalls {
+		for _, s := range s.Linux.Seccomp.Syscalls {
 			all = append(all, s.Names...)
 		}
 		return strings.Join(all, " ")
 	}
-	if got := list(); got != "read clone arch_prctl" {
+	if got := list(); got != "read clone ptrace arch_prctl" {
 		t.Error(got)
 	}
-	if got := list("CAP_SYS_ADMIN"); got != "read mount arch_prctl" {
+	if got := list("SYS_ADMIN"); got != "read mount ptrace arch_prctl" {
 		t.Error(got)
 	}
 	in := input()

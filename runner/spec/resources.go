@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/docker/go-units"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
@@ -83,11 +84,9 @@ func positive[T int64 | uint64](v T) *T {
 
 // rlimits translates Docker's names to those of setrlimit(2).
 func rlimits(limits []Ulimit) ([]specs.POSIXRlimit, error) {
-	known := []string{"as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice",
-		"nofile", "nproc", "rss", "rtprio", "rttime", "sigpending", "stack"}
 	var out []specs.POSIXRlimit
 	for _, l := range limits {
-		if !slices.Contains(known, l.Name) {
+		if _, err := (&units.Ulimit{Name: l.Name}).GetRlimit(); err != nil {
 			return nil, invalid("invalid ulimit type: %s", l.Name)
 		}
 		if l.Hard >= 0 && (l.Soft > l.Hard || l.Soft < 0) {
