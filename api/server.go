@@ -4,13 +4,14 @@
 package api
 
 import (
-	"fmt"
 	"log/slog"
 	"net/http"
 	"strconv"
 	"strings"
 
 	"github.com/containerd/errdefs"
+	"github.com/moby/moby/client/pkg/versions"
+
 	"github.com/gantry-build/gantry/runner"
 )
 
@@ -113,21 +114,11 @@ func number(s string) bool {
 
 func checkVersion(v string) error {
 	switch {
-	case older(v, MinVersion):
-		return badRequest("client version %s is too old. Minimum supported API version is %s, please upgrade your client to a newer version", v, MinVersion)
-	case older(MaxVersion, v):
+	case versions.LessThan(v, MinVersion):
+		return badRequest("client version %s is too old. Minimum supported API version is %s, "+
+			"please upgrade your client to a newer version", v, MinVersion)
+	case versions.GreaterThan(v, MaxVersion):
 		return badRequest("client version %s is too new. Maximum supported API version is %s", v, MaxVersion)
 	}
 	return nil
-}
-
-// older compares versions of two numbers.
-func older(a, b string) bool {
-	pair := func(v string) (major, minor int) {
-		_, _ = fmt.Sscanf(v, "%d.%d", &major, &minor)
-		return major, minor
-	}
-	x, y := pair(a)
-	u, v := pair(b)
-	return x < u || x == u && y < v
 }

@@ -7,36 +7,19 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/github/go-spdx/v2/spdxexp/spdxlicenses"
 	"github.com/spdx/tools-golang/spdx/v2/v2_3"
 )
 
 const noAssertion = "NOASSERTION"
 
-// spdxIDs are the licences of https://spdx.org/licenses/ that packages mostly name. An identifier
-// that is missing here is not wrong, it is kept in the package's own words as a LicenseRef.
-var spdxIDs = idSet(`0BSD AFL-2.0 AFL-2.1 AFL-3.0 AGPL-1.0-only AGPL-1.0-or-later AGPL-3.0-only AGPL-3.0-or-later
-	Apache-1.0 Apache-1.1 Apache-2.0 APSL-2.0 Artistic-1.0 Artistic-1.0-Perl Artistic-2.0 BSD-1-Clause BSD-2-Clause
-	BSD-2-Clause-Patent BSD-3-Clause BSD-3-Clause-Clear BSD-4-Clause BSD-4-Clause-UC BSL-1.0 bzip2-1.0.6 BlueOak-1.0.0
-	CC-BY-3.0 CC-BY-4.0 CC-BY-SA-3.0 CC-BY-SA-4.0 CC0-1.0 CDDL-1.0 CDDL-1.1 CPL-1.0 curl ECL-2.0 EFL-2.0
-	EPL-1.0 EPL-2.0 EUPL-1.1 EUPL-1.2 FSFAP FSFUL FSFULLR FSFULLRWD FTL GFDL-1.1-only GFDL-1.1-or-later GFDL-1.2-only
-	GFDL-1.2-or-later GFDL-1.3-only GFDL-1.3-or-later GFDL-1.3-no-invariants-or-later GPL-1.0-only GPL-1.0-or-later
-	GPL-2.0 GPL-2.0-only GPL-2.0-or-later GPL-3.0 GPL-3.0-only GPL-3.0-or-later HPND HPND-sell-variant ICU IJG ImageMagick
-	ISC JSON LGPL-2.0-only LGPL-2.0-or-later LGPL-2.1 LGPL-2.1-only LGPL-2.1-or-later LGPL-3.0 LGPL-3.0-only
-	LGPL-3.0-or-later libpng-2.0 Libpng libtiff MirOS MIT MIT-0 MIT-CMU MIT-Modern-Variant MPL-1.0 MPL-1.1 MPL-2.0
-	MS-PL MS-RL NAIST-2003 NCSA NTP OFL-1.1 OLDAP-2.8 OpenSSL OSL-3.0 PHP-3.0 PHP-3.01 PostgreSQL PSF-2.0 Python-2.0
-	Python-2.0.1 RSA-MD Ruby Sendmail SGI-B-2.0 SISSL Sleepycat SMLNJ SSH-OpenSSH TCL TCP-wrappers Unicode-3.0
-	Unicode-DFS-2015 Unicode-DFS-2016 Unicode-TOU Unlicense UPL-1.0 Vim W3C W3C-19980720 WTFPL X11 XFree86-1.1 Xnet
-	Zlib ZPL-2.0 ZPL-2.1 zlib-acknowledgement Autoconf-exception-2.0 Autoconf-exception-3.0 Bison-exception-2.2
-	Classpath-exception-2.0 GCC-exception-2.0 GCC-exception-3.1 Libtool-exception LLVM-exception
-	Linux-syscall-note OpenSSL-exception`)
-
 // alsoKnown are other names of licences, in lower case: Debian's, and what Python and Java write.
 var alsoKnown = map[string]string{
-	"expat": "MIT", "mit license": "MIT", "the mit license": "MIT", "bsd-2-clause": "BSD-2-Clause",
+	"expat": "MIT", "mit license": "MIT", "the mit license": "MIT",
 	"apache 2.0": "Apache-2.0", "apache license 2.0": "Apache-2.0", "apache license, version 2.0": "Apache-2.0",
-	"apache software license": "Apache-2.0", "apache-2": "Apache-2.0", "isc license": "ISC", "zlib": "Zlib",
-	"bsd-3-clause": "BSD-3-Clause", "bsd-4-clause": "BSD-4-Clause", "artistic": "Artistic-1.0-Perl",
-	"mpl-2": "MPL-2.0", "mpl 2.0": "MPL-2.0", "psf": "PSF-2.0", "unlicense": "Unlicense", "cc0": "CC0-1.0",
+	"apache software license": "Apache-2.0", "apache-2": "Apache-2.0", "isc license": "ISC",
+	"artistic": "Artistic-1.0-Perl",
+	"mpl-2":    "MPL-2.0", "mpl 2.0": "MPL-2.0", "psf": "PSF-2.0", "cc0": "CC0-1.0",
 	"gpl-1+": "GPL-1.0-or-later", "gpl-2": "GPL-2.0-only", "gpl-2+": "GPL-2.0-or-later", "gpl-3": "GPL-3.0-only",
 	"gpl-3+": "GPL-3.0-or-later", "lgpl-2": "LGPL-2.0-only", "lgpl-2+": "LGPL-2.0-or-later",
 	"lgpl-2.1": "LGPL-2.1-only", "lgpl-2.1+": "LGPL-2.1-or-later", "lgpl-3": "LGPL-3.0-only",
@@ -44,12 +27,18 @@ var alsoKnown = map[string]string{
 	"gfdl-1.3": "GFDL-1.3-only", "gfdl-1.3+": "GFDL-1.3-or-later", "gfdl-1.2+": "GFDL-1.2-or-later",
 }
 
-func idSet(ids string) map[string]string {
-	set := map[string]string{}
-	for id := range strings.FieldsSeq(ids) {
-		set[strings.ToLower(id)] = id // identifiers are compared without case: SPDX 2.3, annex D.2
+// spdxID is a word as https://spdx.org/licenses/ spells it, among the licences or the exceptions.
+// Identifiers are compared without case: SPDX 2.3, annex D.2.
+func spdxID(word string, exception bool) (string, bool) {
+	if exception {
+		ok, id := spdxlicenses.IsException(word)
+		return id, ok
 	}
-	return set
+	if ok, id := spdxlicenses.IsActiveLicense(word); ok {
+		return id, true
+	}
+	ok, id := spdxlicenses.IsDeprecatedLicense(word)
+	return id, ok
 }
 
 // licences turns the words of packages into SPDX expressions, and keeps what is not one of SPDX's
@@ -122,17 +111,17 @@ func (l licences) grammar(tokens []string) (string, bool) {
 
 // id returns an SPDX identifier or a reference for t; "" if it can't stand in an expression.
 func (l licences) id(t string, exception bool) string {
-	if id, ok := spdxIDs[strings.ToLower(t)]; ok {
+	if id, ok := spdxID(t, exception); ok {
 		return id
+	}
+	if exception {
+		return "" // neither a licence nor a LicenseRef may follow WITH
 	}
 	if id, ok := alsoKnown[strings.ToLower(t)]; ok {
 		return id
 	}
-	if id, ok := spdxIDs[strings.ToLower(strings.TrimSuffix(t, "+"))]; ok && strings.HasSuffix(t, "+") {
+	if id, ok := spdxID(strings.TrimSuffix(t, "+"), false); ok && strings.HasSuffix(t, "+") {
 		return id + "+"
-	}
-	if exception {
-		return "" // a LicenseRef may not follow WITH
 	}
 	t = strings.TrimPrefix(t, "LicenseRef-")
 	return l.ref(t)
