@@ -15,7 +15,7 @@ func (i *Images) load(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	out := newStream(w)
+	out := newProgress(w)
 	for _, img := range found {
 		if isDangling(img.Name) {
 			out.send(jsonstream.Message{Stream: "Loaded image ID: " + img.Target.Digest.String() + "\n"})

@@ -15,8 +15,10 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types"
 
+	"github.com/gantry-build/gantry/internal/fault"
 	"github.com/gantry-build/gantry/runner"
 	"github.com/gantry-build/gantry/runner/logs"
+	"github.com/gantry-build/gantry/runner/stream"
 )
 
 func registerAttach(r *Router, m *runner.Manager) {
@@ -47,7 +49,7 @@ func sizeOf(r *http.Request) (height, width uint32, err error) {
 			return uint32(h), uint32(w), nil
 		}
 	}
-	return 0, 0, badRequest("invalid terminal size: %v", err)
+	return 0, 0, fault.Invalid("invalid terminal size: %v", err)
 }
 
 // attach joins the connection with a container's streams.
@@ -132,7 +134,7 @@ const lingering = 5 * time.Second
 
 // join copies until the process ends, the client leaves or the server stops. The client may end its input and go on
 // reading.
-func (p *peer) join(at *runner.Attachment) {
+func (p *peer) join(at *stream.Attachment) {
 	defer context.AfterFunc(p.serving, func() { at.Close() })()
 	var wg sync.WaitGroup
 	wg.Go(func() { p.feed(at) })
@@ -155,7 +157,7 @@ func (p *peer) join(at *runner.Attachment) {
 }
 
 // feed passes the client's input on. It reads also what nobody wants, to notice a client that leaves.
-func (p *peer) feed(at *runner.Attachment) {
+func (p *peer) feed(at *stream.Attachment) {
 	if p.stdin {
 		_, err := io.Copy(at, p.in)
 		if err == nil && p.endInput {
@@ -166,12 +168,12 @@ func (p *peer) feed(at *runner.Attachment) {
 }
 
 // send writes output that the client asked for.
-func (p *peer) send(stream byte, data []byte) error {
-	if stream == runner.Stderr && !p.stderr || stream != runner.Stderr && !p.stdout {
+func (p *peer) send(number byte, data []byte) error {
+	if number == stream.Stderr && !p.stderr || number != stream.Stderr && !p.stdout {
 		return nil
 	}
 	if p.frames != nil {
-		return p.frames.send(stream, data)
+		return p.frames.send(number, data)
 	}
 	_, err := p.conn.Write(data)
 	return err
@@ -180,15 +182,15 @@ func (p *peer) send(stream byte, data []byte) error {
 // fail shows an error that came too late for a status.
 func (p *peer) fail(err error) {
 	p.stdout = true
-	_ = p.send(runner.Stdout, []byte(err.Error()+"\r\n"))
+	_ = p.send(stream.Stdout, []byte(err.Error()+"\r\n"))
 }
 
 // mux frames output for moby's stdcopy: stream, three zeros, length, data.
 type mux struct{ w io.Writer }
 
-func (m *mux) send(stream byte, data []byte) error {
+func (m *mux) send(number byte, data []byte) error {
 	frame := make([]byte, 8, 8+len(data))
-	frame[0] = stream
+	frame[0] = number
 	binary.BigEndian.PutUint32(frame[4:], uint32(len(data)))
 	_, err := m.w.Write(append(frame, data...))
 	return err
@@ -196,7 +198,7 @@ func (m *mux) send(stream byte, data []byte) error {
 
 func streamOf(e logs.Entry) byte {
 	if e.Stream == "stderr" {
-		return runner.Stderr
+		return stream.Stderr
 	}
-	return runner.Stdout
+	return stream.Stdout
 }

@@ -10,6 +10,8 @@ import (
 
 	"github.com/moby/buildkit/session"
 	"google.golang.org/grpc"
+
+	"github.com/gantry-build/gantry/internal/fault"
 )
 
 // Build serves the two endpoints through which Docker's clients reach BuildKit.
@@ -34,7 +36,7 @@ func (b *Build) Routes(r *Router) {
 func (b *Build) session(w http.ResponseWriter, r *http.Request) error {
 	proto := r.Header.Get("Upgrade")
 	if proto == "" {
-		return badRequest("session: no Upgrade header")
+		return fault.Invalid("session: no Upgrade header")
 	}
 	conn, err := upgrade(w, proto)
 	if err != nil {

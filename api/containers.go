@@ -3,8 +3,10 @@ package api
 import (
 	"net/http"
 
-	"github.com/gantry-build/gantry/runner"
 	"github.com/moby/moby/api/types/container"
+
+	"github.com/gantry-build/gantry/internal/fault"
+	"github.com/gantry-build/gantry/runner"
 )
 
 func registerContainers(r *Router, m *runner.Manager) {
@@ -38,7 +40,7 @@ func noContent(w http.ResponseWriter) error {
 func (c *containersAPI) start(w http.ResponseWriter, r *http.Request) error {
 	for _, q := range []string{"checkpoint", "checkpoint-dir"} {
 		if r.URL.Query().Get(q) != "" {
-			return badRequest("%s is not supported", q)
+			return fault.Invalid("%s is not supported", q)
 		}
 	}
 	if err := c.m.Start(r.Context(), r.PathValue("id")); err != nil {
@@ -109,7 +111,7 @@ func (c *containersAPI) rename(w http.ResponseWriter, r *http.Request) error {
 
 func (c *containersAPI) remove(w http.ResponseWriter, r *http.Request) error {
 	if flag(r, "link") {
-		return badRequest("links between containers are not supported")
+		return fault.Invalid("links between containers are not supported")
 	}
 	o := runner.RemoveOptions{Force: flag(r, "force"), Volumes: flag(r, "v")}
 	if err := c.m.Remove(r.Context(), r.PathValue("id"), o); err != nil {

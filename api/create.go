@@ -6,9 +6,11 @@ import (
 	"net/http"
 	"reflect"
 
-	"github.com/gantry-build/gantry/runner"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/network"
+
+	"github.com/gantry-build/gantry/internal/fault"
+	"github.com/gantry-build/gantry/runner"
 )
 
 // create makes a container. The runner's option types carry the API's JSON names, so a request is
@@ -38,10 +40,10 @@ func (c *containersAPI) create(w http.ResponseWriter, r *http.Request) error {
 
 func createRequest(body container.CreateRequest) (req runner.CreateRequest, err error) {
 	if body.Config == nil {
-		return req, badRequest("config cannot be empty in order to create a container")
+		return req, fault.Invalid("config cannot be empty in order to create a container")
 	}
 	if body.Config.Image == "" {
-		return req, badRequest("no image was given")
+		return req, fault.Invalid("no image was given")
 	}
 	if err := translate("Config", body.Config, &req.Config); err != nil {
 		return req, err
@@ -59,17 +61,17 @@ func createRequest(body container.CreateRequest) (req runner.CreateRequest, err 
 func translate(name string, from, to any) error {
 	data, err := json.Marshal(from)
 	if err != nil {
-		return badRequest("%s: %v", name, err)
+		return fault.Invalid("%s: %v", name, err)
 	}
 	var generic any
 	if err := json.Unmarshal(data, &generic); err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	if field := unknown(name, generic, reflect.TypeOf(to)); field != "" {
-		return badRequest("%s is not supported%s", field, hint(field))
+		return fault.Invalid("%s is not supported%s", field, hint(field))
 	}
 	if err := json.Unmarshal(data, to); err != nil {
-		return badRequest("%s: %v", name, err)
+		return fault.Invalid("%s: %v", name, err)
 	}
 	return nil
 }
@@ -97,7 +99,7 @@ func checkNetworking(n *network.NetworkingConfig, mode string) error {
 		switch name {
 		case "default", "bridge", "host", "none", mode:
 		default:
-			return badRequest("network %s not found", name) // not a 404: docker run would pull the image
+			return fault.Invalid("network %s not found", name) // not a 404: docker run would pull the image
 		}
 		if ep == nil {
 			continue

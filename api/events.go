@@ -10,8 +10,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/gantry-build/gantry/runner"
 	"github.com/moby/moby/api/types/events"
+
+	"github.com/gantry-build/gantry/internal/fault"
+	"github.com/gantry-build/gantry/runner"
 )
 
 func registerEvents(r *Router, m *runner.Manager) {
@@ -101,7 +103,7 @@ func timeOf(r *http.Request, name string) (time.Time, error) {
 	}
 	t, err := time.Parse(time.RFC3339Nano, v)
 	if err != nil {
-		return t, badRequest("invalid value %q for %q: want seconds since 1970 or RFC 3339", v, name)
+		return t, fault.Invalid("invalid value %q for %q: want seconds since 1970 or RFC 3339", v, name)
 	}
 	return t, nil
 }

@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+
+	"github.com/gantry-build/gantry/internal/fault"
 )
 
 // filters are the query's "filters": values by term. Clients send {"term": {"value": true}}, old ones
@@ -23,7 +25,7 @@ func parseFilters(r *http.Request) (filters, error) {
 	}
 	var lists map[string][]string
 	if err := json.Unmarshal([]byte(text), &lists); err != nil {
-		return nil, badRequest("invalid filters %q: %v", text, err)
+		return nil, fault.Invalid("invalid filters %q: %v", text, err)
 	}
 	f = filters{}
 	for term, values := range lists {
@@ -60,7 +62,7 @@ func (f filters) labels(term string, labels map[string]string) bool {
 func (f filters) only(known ...string) error {
 	for term := range f {
 		if !slices.Contains(known, term) {
-			return badRequest("invalid filter '%s'", term)
+			return fault.Invalid("invalid filter '%s'", term)
 		}
 	}
 	return nil

@@ -11,9 +11,11 @@ import (
 
 	"github.com/distribution/reference"
 	"github.com/docker/go-units"
-	"github.com/gantry-build/gantry/runner"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/network"
+
+	"github.com/gantry-build/gantry/internal/fault"
+	"github.com/gantry-build/gantry/runner"
 )
 
 // list answers docker ps: running containers, newest first; others with all, limit or a filter that
@@ -67,13 +69,13 @@ func (c *containersAPI) selection(f filters) (s selection, err error) {
 	for _, v := range f.values("name") {
 		re, err := regexp.Compile(v)
 		if err != nil {
-			return s, badRequest("invalid filter 'name=%s': %v", v, err)
+			return s, fault.Invalid("invalid filter 'name=%s': %v", v, err)
 		}
 		s.names = append(s.names, re)
 	}
 	for _, v := range f.values("status") {
 		if err := container.ValidateContainerState(container.ContainerState(v)); err != nil {
-			return s, badRequest("%v", err)
+			return s, fault.Invalid("%v", err)
 		}
 	}
 	for term, at := range map[string]*time.Time{"before": &s.before, "since": &s.since} {
@@ -211,7 +213,7 @@ func untilOf(f filters) (until time.Time, err error) {
 			continue
 		}
 		if until, err = time.Parse(time.RFC3339, v); err != nil {
-			return until, badRequest("invalid filter 'until=%s': want a duration, seconds since 1970 or RFC 3339", v)
+			return until, fault.Invalid("invalid filter 'until=%s': want a duration, seconds since 1970 or RFC 3339", v)
 		}
 	}
 	return until, nil

@@ -4,8 +4,10 @@ import (
 	"errors"
 	"net/http"
 
-	"github.com/gantry-build/gantry/runner/logs"
 	"github.com/moby/moby/api/types"
+
+	"github.com/gantry-build/gantry/internal/fault"
+	"github.com/gantry-build/gantry/runner/logs"
 )
 
 // nanoTime is RFC 3339 with all nine digits, so that timestamps are of one width.
@@ -38,7 +40,7 @@ func (c *containersAPI) logs(w http.ResponseWriter, r *http.Request) error {
 func logQuery(r *http.Request) (q logs.Query, err error) {
 	q.Stdout, q.Stderr, q.Follow, q.Tail = flag(r, "stdout"), flag(r, "stderr"), flag(r, "follow"), -1
 	if !q.Stdout && !q.Stderr {
-		return q, badRequest("Bad parameters: you must choose at least one stream")
+		return q, fault.Invalid("Bad parameters: you must choose at least one stream")
 	}
 	if q.Since, err = timeOf(r, "since"); err != nil {
 		return q, err

@@ -10,6 +10,7 @@ import (
 	"github.com/moby/moby/api/types/image"
 
 	"github.com/gantry-build/gantry/cache"
+	"github.com/gantry-build/gantry/internal/fault"
 )
 
 // pruning says which images go.
@@ -33,7 +34,7 @@ func pruningOf(r *http.Request) (p pruning, err error) {
 			p.all = true
 		case "true", "1":
 		default:
-			return p, badRequest("invalid filter 'dangling=%s': want true or false", v)
+			return p, fault.Invalid("invalid filter 'dangling=%s': want true or false", v)
 		}
 	}
 	p.labels = f

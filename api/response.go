@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+
+	"github.com/gantry-build/gantry/internal/fault"
 )
 
 // response knows whether something was written, after which an error can't be an answer any more.
@@ -89,7 +91,7 @@ func readJSON(r *http.Request, v any) error {
 	if err == nil || errors.Is(err, io.EOF) {
 		return nil
 	}
-	return badRequest("invalid JSON: %v", err)
+	return fault.Invalid("invalid JSON: %v", err)
 }
 
 // flag reads a boolean of the query as Docker does: all but a few words mean true.
@@ -109,7 +111,7 @@ func intOf(r *http.Request, name string, def int) (int, error) {
 	}
 	n, err := strconv.Atoi(v)
 	if err != nil {
-		return 0, badRequest("invalid value %q for %q: it is no number", v, name)
+		return 0, fault.Invalid("invalid value %q for %q: it is no number", v, name)
 	}
 	return n, nil
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/client/pkg/versions"
 
+	"github.com/gantry-build/gantry/internal/fault"
 	"github.com/gantry-build/gantry/runner"
 )
 
@@ -115,10 +116,10 @@ func number(s string) bool {
 func checkVersion(v string) error {
 	switch {
 	case versions.LessThan(v, MinVersion):
-		return badRequest("client version %s is too old. Minimum supported API version is %s, "+
+		return fault.Invalid("client version %s is too old. Minimum supported API version is %s, "+
 			"please upgrade your client to a newer version", v, MinVersion)
 	case versions.GreaterThan(v, MaxVersion):
-		return badRequest("client version %s is too new. Maximum supported API version is %s", v, MaxVersion)
+		return fault.Invalid("client version %s is too new. Maximum supported API version is %s", v, MaxVersion)
 	}
 	return nil
 }

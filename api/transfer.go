@@ -38,7 +38,7 @@ func (i *Images) create(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	named, _ := reference.ParseNormalizedNamed(name)
-	out := newStream(w)
+	out := newProgress(w)
 	tag := "latest"
 	if t, ok := named.(reference.Tagged); ok {
 		tag = t.Tag()
@@ -79,7 +79,7 @@ func (i *Images) importTar(w http.ResponseWriter, r *http.Request, from string, 
 	if err != nil {
 		return err
 	}
-	out := newStream(w)
+	out := newProgress(w)
 	out.send(jsonstream.Message{Status: target.Digest.String()})
 	return nil
 }
@@ -103,7 +103,7 @@ func (i *Images) push(w http.ResponseWriter, r *http.Request, repo string) error
 	} else if err != nil {
 		return err
 	}
-	out := newStream(w)
+	out := newProgress(w)
 	named, _ := reference.ParseNormalizedNamed(name)
 	out.send(jsonstream.Message{Status: fmt.Sprintf("The push refers to repository [%s]", named.Name())})
 	target, err := i.Mover.Push(r.Context(), name, p, creds, out.layer)
@@ -151,20 +151,20 @@ func credentials(r *http.Request) (transfer.Credentials, error) {
 	return transfer.Credentials{Username: c.Username, Password: c.Password, IdentityToken: c.IdentityToken}, nil
 }
 
-// stream sends JSON messages as they come; it is safe for concurrent use.
-type stream struct {
+// progress sends JSON messages as they come; it is safe for concurrent use.
+type progress struct {
 	mu sync.Mutex
 	w  http.ResponseWriter
 	e  *json.Encoder
 }
 
-func newStream(w http.ResponseWriter) *stream {
+func newProgress(w http.ResponseWriter) *progress {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(http.StatusOK)
-	return &stream{w: w, e: json.NewEncoder(w)}
+	return &progress{w: w, e: json.NewEncoder(w)}
 }
 
-func (s *stream) send(m jsonstream.Message) {
+func (s *progress) send(m jsonstream.Message) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	_ = s.e.Encode(m) // the client may have gone
@@ -173,10 +173,10 @@ func (s *stream) send(m jsonstream.Message) {
 	}
 }
 
-func (s *stream) layer(id, status string) { s.send(jsonstream.Message{ID: id, Status: status}) }
+func (s *progress) layer(id, status string) { s.send(jsonstream.Message{ID: id, Status: status}) }
 
 // fail ends the stream with an error: the status line is sent already.
-func (s *stream) fail(err error) error {
+func (s *progress) fail(err error) error {
 	s.send(jsonstream.Message{Error: &jsonstream.Error{Message: err.Error()}})
 	return nil
 }

@@ -7,7 +7,10 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/client"
+
+	"github.com/gantry-build/gantry/internal/fault"
 	"github.com/gantry-build/gantry/runner/logs"
+	"github.com/gantry-build/gantry/runner/stream"
 )
 
 // container is one container in memory.
@@ -18,7 +21,7 @@ import (
 type container struct {
 	id      string
 	dir     string
-	streams *streams
+	streams *stream.Streams
 	log     *logs.Log
 	op      sync.Mutex
 
@@ -45,7 +48,7 @@ func (c *container) keep(on bool) {
 // run is one life of a container's process.
 type run struct {
 	task   client.Task
-	io     *stdio
+	io     *stream.Pipes
 	health context.CancelFunc // nil without a health check
 }
 
@@ -73,7 +76,7 @@ func newContainer(dir string, rec Record) (*container, error) {
 	if c.log, err = logs.Open(path, opts); err != nil {
 		return nil, err
 	}
-	c.streams = newStreams(c.log)
+	c.streams = stream.New(c.log)
 	return c, nil
 }
 
@@ -105,17 +108,17 @@ func (c *container) running() (*run, error) {
 	if r := c.current(); r != nil {
 		return r, nil
 	}
-	return nil, conflict("container %s is not running", c.id)
+	return nil, fault.Conflict("container %s is not running", c.id)
 }
 
 // release lets go of the process without ending it.
 func (c *container) release() {
 	c.backoff.cancel()
-	c.streams.end()
+	c.streams.End()
 	if r := c.current(); r != nil {
-		r.io.release()
+		r.io.Release()
 	}
-	c.streams.end() // the last piece of an unfinished line, and clients that came in between
+	c.streams.End() // the last piece of an unfinished line, and clients that came in between
 }
 
 // backoff spaces restarts: 100 ms, doubled by each short run up to a minute.

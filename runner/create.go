@@ -19,6 +19,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/gantry-build/gantry/cache"
+	"github.com/gantry-build/gantry/internal/fault"
 	"github.com/gantry-build/gantry/qemu"
 	"github.com/gantry-build/gantry/runner/logs"
 	"github.com/gantry-build/gantry/runner/spec"
@@ -143,9 +144,9 @@ func networkMode(mode string, disabled bool) (string, error) {
 	case mode == "bridge", mode == "host", mode == "none":
 		return mode, nil
 	case strings.HasPrefix(mode, "container:"):
-		return "", invalid("network mode %q is not supported: use bridge, host or none", mode)
+		return "", fault.Invalid("network mode %q is not supported: use bridge, host or none", mode)
 	}
-	return "", invalid("network %s not found", mode) // not a 404: docker run would pull the image
+	return "", fault.Invalid("network %s not found", mode) // not a 404: docker run would pull the image
 }
 
 // make does what plan has settled: volumes, snapshot, containerd's container, record.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/errdefs"
+
 	"github.com/gantry-build/gantry/runner/spec"
 )
 
@@ -56,7 +57,7 @@ func (m *Manager) ended(c *container, r *run, code int, at time.Time) {
 	if err != nil {
 		m.log.Error("writing the record of an ended container", "container", c.id, "error", err)
 	}
-	c.streams.end()
+	c.streams.End()
 	m.emit(rec, "die", "exitCode", strconv.Itoa(code), "execDuration", strconv.Itoa(int(max(lived, 0).Seconds())))
 	close(end.done)
 	switch {
@@ -76,7 +77,7 @@ func (m *Manager) clear(ctx context.Context, c *container, r *run) {
 		probes()
 	}
 	if r.io != nil {
-		r.io.drain(3 * time.Second)
+		r.io.Drain(3 * time.Second)
 	}
 	if r.task != nil {
 		if _, err := r.task.Delete(ctx, client.WithProcessKill); err != nil && !errdefs.IsNotFound(err) {

@@ -2,7 +2,6 @@ package runner
 
 import (
 	"context"
-	"fmt"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -13,7 +12,11 @@ import (
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/cio"
 	"github.com/containerd/errdefs"
+
+	"github.com/gantry-build/gantry/internal/fault"
+	"github.com/gantry-build/gantry/runner/lookup"
 	"github.com/gantry-build/gantry/runner/spec"
+	"github.com/gantry-build/gantry/runner/stream"
 )
 
 // ExecConfig asks for a further process in a container.
@@ -35,13 +38,13 @@ type Exec struct {
 
 type execProcess struct {
 	c       *container
-	streams *streams
+	streams *stream.Streams
 
 	mu       sync.Mutex // guards what follows
 	state    Exec
 	started  bool
 	process  client.Process
-	io       *stdio
+	io       *stream.Pipes
 	finished time.Time
 	done     chan struct{}
 }
@@ -59,13 +62,13 @@ func (m *Manager) ExecCreate(ref string, cfg ExecConfig) (string, error) {
 		return "", err
 	}
 	if len(cfg.Args) == 0 {
-		return "", invalid("No exec command specified")
+		return "", fault.Invalid("No exec command specified")
 	}
 	if _, err := c.running(); err != nil {
 		return "", err
 	}
 	if c.record().State.Paused {
-		return "", conflict("container %s is paused, unpause the container before exec", ref)
+		return "", fault.Conflict("container %s is paused, unpause the container before exec", ref)
 	}
 	e := newExec(c, cfg)
 	m.execs.add(e)
@@ -75,7 +78,7 @@ func (m *Manager) ExecCreate(ref string, cfg ExecConfig) (string, error) {
 
 func newExec(c *container, cfg ExecConfig) *execProcess {
 	return &execProcess{
-		c: c, streams: newStreams(nil), done: make(chan struct{}),
+		c: c, streams: stream.New(nil), done: make(chan struct{}),
 		state: Exec{ID: newID(), Container: c.id, Config: cfg},
 	}
 }
@@ -90,12 +93,12 @@ func (m *Manager) ExecInspect(id string) (Exec, error) {
 }
 
 // ExecAttach connects a client to a process's streams, before its start.
-func (m *Manager) ExecAttach(id string) (*Attachment, error) {
+func (m *Manager) ExecAttach(id string) (*stream.Attachment, error) {
 	e, err := m.execs.get(id)
 	if err != nil {
 		return nil, err
 	}
-	a, _ := e.streams.attach()
+	a, _ := e.streams.Attach()
 	return a, nil
 }
 
@@ -109,7 +112,7 @@ func (m *Manager) ExecStart(ctx context.Context, id string, size [2]uint) error 
 	e.mu.Lock()
 	if e.started {
 		e.mu.Unlock()
-		return conflict("exec command %s has already run", id)
+		return fault.Conflict("exec command %s has already run", id)
 	}
 	e.started = true
 	if size[0] > 0 && size[1] > 0 {
@@ -137,19 +140,19 @@ func (m *Manager) startExec(ctx context.Context, e *execProcess) (err error) {
 	if who == "" {
 		who = e.c.record().Config.User
 	}
-	u, err := lookupUser(filepath.Join("/proc", strconv.Itoa(int(r.task.Pid())), "root"), who, nil)
+	u, err := lookup.User(filepath.Join("/proc", strconv.Itoa(int(r.task.Pid())), "root"), who, nil)
 	if err != nil {
 		return err
 	}
-	machine, err := lookMachine(false)
+	machine, err := lookup.Machine(false)
 	if err != nil {
 		return err
 	}
-	var pipes *stdio
+	var pipes *stream.Pipes
 	proc, err := r.task.Exec(ctx, e.state.ID, spec.ExecProcess(base.Process, cfg.Exec, u, machine), func(id string) (cio.IO, error) {
 		dir := filepath.Join(m.fifoDir(), id)
 		var err error
-		pipes, err = openStdio(dir, stdioPaths(dir, cfg.Tty, cfg.AttachStdin), e.streams)
+		pipes, err = stream.Open(dir, stream.Paths(dir, cfg.Tty, cfg.AttachStdin), e.streams)
 		if err != nil {
 			return nil, err
 		}
@@ -169,7 +172,7 @@ func (m *Manager) startExec(ctx context.Context, e *execProcess) (err error) {
 	e.mu.Lock()
 	e.process, e.io, e.state.Running, e.state.Pid = proc, pipes, true, int(proc.Pid())
 	e.mu.Unlock()
-	pipes.started(proc)
+	pipes.Started(proc)
 	m.background(func() { m.watchExec(e, exit) })
 	return nil
 }
@@ -184,14 +187,14 @@ func (e *execProcess) fail(cause error) error {
 	if errdefs.IsConflict(cause) {
 		return cause
 	}
-	return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("OCI runtime exec failed: %v", cause))
+	return fault.Invalid("OCI runtime exec failed: %v", cause)
 }
 
 func (e *execProcess) finish(code int) {
 	e.mu.Lock()
 	e.state.Running, e.state.ExitCode, e.finished = false, &code, time.Now()
 	e.mu.Unlock()
-	e.streams.end()
+	e.streams.End()
 	close(e.done)
 }
 
@@ -209,7 +212,7 @@ func (m *Manager) watchExec(e *execProcess, exit <-chan client.ExitStatus) {
 		}
 		code = 137 // its container is gone
 	}
-	e.io.drain(2 * time.Second)
+	e.io.Drain(2 * time.Second)
 	if _, err := e.process.Delete(context.WithoutCancel(m.ctx)); err != nil && !errdefs.IsNotFound(err) {
 		m.log.Debug("deleting an ended exec process", "exec", e.state.ID, "error", err)
 	}
@@ -243,7 +246,7 @@ func (m *Manager) ExecResize(ctx context.Context, id string, height, width uint3
 	p := e.process
 	e.mu.Unlock()
 	if p == nil {
-		return conflict("exec process %s is not running", id)
+		return fault.Conflict("exec process %s is not running", id)
 	}
 	return p.Resize(scoped(ctx), width, height)
 }

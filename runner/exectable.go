@@ -73,9 +73,9 @@ func (t *execTable) release() {
 		pipes := e.io
 		e.mu.Unlock()
 		if pipes != nil {
-			pipes.release()
+			pipes.Release()
 		}
-		e.streams.end()
+		e.streams.End()
 	}
 }
 

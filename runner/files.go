@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/gantry-build/gantry/internal/fault"
 	"github.com/gantry-build/gantry/runner/network"
 	"github.com/gantry-build/gantry/runner/spec"
 )
@@ -41,7 +42,7 @@ func resolvConf(h spec.HostConfig) ([]byte, error) {
 	for _, s := range h.DNS {
 		a, err := netip.ParseAddr(s)
 		if err != nil {
-			return nil, invalid("invalid DNS server address %q", s)
+			return nil, fault.Invalid("invalid DNS server address %q", s)
 		}
 		r.Servers = append(r.Servers, a)
 	}
@@ -59,7 +60,7 @@ func resolvConf(h spec.HostConfig) ([]byte, error) {
 func (m *Manager) writeHosts(c *container, rec Record, ip, gateway netip.Addr) error {
 	extra, err := network.ExtraHosts(rec.HostConfig.ExtraHosts, gateway)
 	if err != nil {
-		return invalid("%v", err)
+		return fault.Invalid("%v", err)
 	}
 	name := rec.Config.Hostname
 	if rec.Config.Domainname != "" {

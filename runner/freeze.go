@@ -3,6 +3,8 @@ package runner
 import (
 	"context"
 	"fmt"
+
+	"github.com/gantry-build/gantry/internal/fault"
 )
 
 // Pause freezes all processes of a container.
@@ -28,9 +30,9 @@ func (m *Manager) freeze(ctx context.Context, ref string, pause bool) error {
 	}
 	if c.record().State.Paused == pause {
 		if pause {
-			return conflict("container %s is already paused", c.id)
+			return fault.Conflict("container %s is already paused", c.id)
 		}
-		return conflict("container %s is not paused", c.id)
+		return fault.Conflict("container %s is not paused", c.id)
 	}
 	act, word := r.task.Pause, "pause"
 	if !pause {

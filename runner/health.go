@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/gantry-build/gantry/runner/spec"
+	"github.com/gantry-build/gantry/runner/stream"
 )
 
 // Health is what a container's health check found.
@@ -113,7 +114,7 @@ func (m *Manager) probe(ctx context.Context, c *container, limit time.Duration, 
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	e := newExec(c, ExecConfig{Exec: spec.Exec{Args: args}, AttachStdout: true, AttachStderr: true})
-	a, _ := e.streams.attach()
+	a, _ := e.streams.Attach()
 	defer a.Close()
 	output := make(chan string, 1)
 	m.wg.Go(func() { output <- firstBytes(a) })
@@ -136,7 +137,7 @@ func (m *Manager) probe(ctx context.Context, c *container, limit time.Duration, 
 	return p
 }
 
-func firstBytes(a *Attachment) string {
+func firstBytes(a *stream.Attachment) string {
 	var b bytes.Buffer
 	for {
 		c, err := a.Next()

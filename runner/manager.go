@@ -243,13 +243,4 @@ func (m *Manager) background(f func()) bool {
 	return true
 }
 
-// conflict and its like keep Docker's texts without a suffix of our own.
-func conflict(format string, args ...any) error {
-	return errdefs.ErrConflict.WithMessage(fmt.Sprintf(format, args...))
-}
-
-func invalid(format string, args ...any) error {
-	return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf(format, args...))
-}
-
 var errClosing = errors.New("the daemon is shutting down")

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/gantry-build/gantry/internal/fault"
 	"github.com/gantry-build/gantry/runner/spec"
 )
 
@@ -17,14 +18,14 @@ func bindMount(r spec.MountRequest) (p MountPoint, err error) {
 		o = *r.BindOptions
 	}
 	if !path.IsAbs(r.Source) {
-		return p, invalid("invalid mount path: '%s' mount path must be absolute", r.Source)
+		return p, fault.Invalid("invalid mount path: '%s' mount path must be absolute", r.Source)
 	}
 	if _, err := os.Stat(r.Source); errors.Is(err, os.ErrNotExist) && o.CreateMountpoint {
 		if err := os.MkdirAll(r.Source, 0o755); err != nil {
-			return p, invalid("error while creating mount source path '%s': %v", r.Source, err)
+			return p, fault.Invalid("error while creating mount source path '%s': %v", r.Source, err)
 		}
 	} else if err != nil {
-		return p, invalid("invalid mount config for type \"bind\": bind source path does not exist: %s", r.Source)
+		return p, fault.Invalid("invalid mount config for type \"bind\": bind source path does not exist: %s", r.Source)
 	}
 	if _, err := parseMode(o.Propagation); err != nil {
 		return p, err
@@ -41,10 +42,10 @@ func (m *Manager) volumeMount(r spec.MountRequest) (p MountPoint, err error) {
 		o = *r.VolumeOptions
 	}
 	if o.DriverConfig != nil && o.DriverConfig.Name != "" && o.DriverConfig.Name != "local" {
-		return p, invalid("volume driver %q is not supported: use local", o.DriverConfig.Name)
+		return p, fault.Invalid("volume driver %q is not supported: use local", o.DriverConfig.Name)
 	}
 	if o.Subpath != "" && !filepath.IsLocal(o.Subpath) {
-		return p, invalid("volume subpath %q leaves the volume", o.Subpath)
+		return p, fault.Invalid("volume subpath %q leaves the volume", o.Subpath)
 	}
 	vol := Volume{Name: r.Source, Labels: o.Labels}
 	if vol.Name == "" {
@@ -82,11 +83,11 @@ func (m *Manager) volume(v Volume, dst string, rw bool) (MountPoint, error) {
 func (m *Manager) volumesFrom(from string) ([]MountPoint, error) {
 	ref, mode, _ := strings.Cut(from, ":")
 	if mode != "" && mode != "ro" && mode != "rw" {
-		return nil, invalid("invalid mode: %s", mode)
+		return nil, fault.Invalid("invalid mode: %s", mode)
 	}
 	other, err := m.Get(ref)
 	if err != nil {
-		return nil, invalid("%v", err) // not a 404: docker run would pull the image
+		return nil, fault.Invalid("%v", err) // not a 404: docker run would pull the image
 	}
 	var points []MountPoint
 	for _, p := range other.Mounts {

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/gantry-build/gantry/internal/fault"
 	"github.com/gantry-build/gantry/runner/spec"
 )
 
@@ -68,7 +69,7 @@ func duplicates(points []MountPoint) error {
 	seen := map[string]bool{}
 	for _, p := range points {
 		if seen[p.Destination] {
-			return invalid("Duplicate mount point: %s", p.Destination)
+			return fault.Invalid("Duplicate mount point: %s", p.Destination)
 		}
 		seen[p.Destination] = true
 	}
@@ -77,10 +78,10 @@ func duplicates(points []MountPoint) error {
 
 func checkTarget(dst string) error {
 	if !path.IsAbs(dst) {
-		return invalid("invalid mount path: '%s' mount path must be absolute", dst)
+		return fault.Invalid("invalid mount path: '%s' mount path must be absolute", dst)
 	}
 	if path.Clean(dst) == "/" {
-		return invalid("invalid mount path: destination can't be '/'")
+		return fault.Invalid("invalid mount path: destination can't be '/'")
 	}
 	return nil
 }
@@ -90,7 +91,7 @@ func (m *Manager) bind(b string) (MountPoint, error) {
 	src, rest, _ := strings.Cut(b, ":")
 	dst, mode, _ := strings.Cut(rest, ":")
 	if src == "" || dst == "" {
-		return MountPoint{}, invalid("invalid volume specification: '%s'", b)
+		return MountPoint{}, fault.Invalid("invalid volume specification: '%s'", b)
 	}
 	if err := checkTarget(dst); err != nil {
 		return MountPoint{}, err
@@ -103,7 +104,7 @@ func (m *Manager) bind(b string) (MountPoint, error) {
 	if path.IsAbs(src) {
 		// Docker makes the directory, which --mount does not.
 		if err := os.MkdirAll(src, 0o755); err != nil && !errors.Is(err, os.ErrExist) && !isFile(src) {
-			return p, invalid("error while creating mount source path '%s': %v", src, err)
+			return p, fault.Invalid("error while creating mount source path '%s': %v", src, err)
 		}
 		p = bindPoint(src, dst, !o.readOnly)
 	} else if p, err = m.volume(Volume{Name: src}, dst, !o.readOnly); err != nil {
@@ -133,7 +134,7 @@ func parseMode(mode string) (o mountMode, err error) {
 		case "private", "rprivate", "shared", "rshared", "slave", "rslave":
 			o.propagation = w
 		default:
-			return o, invalid("invalid mode: %s", mode)
+			return o, fault.Invalid("invalid mode: %s", mode)
 		}
 	}
 	return o, nil
@@ -158,9 +159,9 @@ func (m *Manager) mount(r spec.MountRequest) (p MountPoint, err error) {
 		return m.volumeMount(r)
 	case "tmpfs":
 		if r.Source != "" {
-			return p, invalid("invalid mount config for type \"tmpfs\": source must not be specified")
+			return p, fault.Invalid("invalid mount config for type \"tmpfs\": source must not be specified")
 		}
 		return tmpfsMount(r), nil
 	}
-	return p, invalid("mount type %q is not supported: use bind, volume or tmpfs", r.Type)
+	return p, fault.Invalid("mount type %q is not supported: use bind, volume or tmpfs", r.Type)
 }

@@ -8,6 +8,8 @@ import (
 	"regexp"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/gantry-build/gantry/internal/fault"
 )
 
 var validName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]+$`)
@@ -23,7 +25,7 @@ func newID() string {
 // text when another container has it.
 func (m *Manager) reserve(name, id string) (string, error) {
 	if name != "" && !validName.MatchString(name) {
-		return "", invalid("Invalid container name (%s), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed", name)
+		return "", fault.Invalid("Invalid container name (%s), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed", name)
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/gantry-build/gantry/internal/fault"
 	"github.com/gantry-build/gantry/runner/network"
 	"github.com/gantry-build/gantry/runner/spec"
 )
@@ -58,7 +59,7 @@ func parsePort(s string) (uint16, string, error) {
 	proto = strings.ToLower(proto)
 	n, err := strconv.ParseUint(num, 10, 16)
 	if err != nil || n == 0 || !slices.Contains([]string{"tcp", "udp", "sctp"}, proto) {
-		return 0, "", invalid("invalid port specification: %q", s)
+		return 0, "", fault.Invalid("invalid port specification: %q", s)
 	}
 	return uint16(n), proto, nil
 }
@@ -67,7 +68,7 @@ func binding(port uint16, proto string, b spec.PortBinding) (p network.Port, err
 	p = network.Port{ContainerPort: port, Proto: proto}
 	if b.HostIP != "" {
 		if p.HostIP, err = netip.ParseAddr(b.HostIP); err != nil {
-			return p, invalid("invalid IP address %q in port binding", b.HostIP)
+			return p, fault.Invalid("invalid IP address %q in port binding", b.HostIP)
 		}
 	}
 	if b.HostPort == "" {
@@ -75,7 +76,7 @@ func binding(port uint16, proto string, b spec.PortBinding) (p network.Port, err
 	}
 	n, err := strconv.ParseUint(b.HostPort, 10, 16)
 	if err != nil { // clients expand ranges; a range left here asks for a free one of it
-		return p, invalid("invalid port binding: host port %q is no port number", b.HostPort)
+		return p, fault.Invalid("invalid port binding: host port %q is no port number", b.HostPort)
 	}
 	p.HostPort = uint16(n)
 	return p, nil

@@ -8,7 +8,9 @@ import (
 	"syscall"
 
 	"github.com/containerd/errdefs"
+
 	"github.com/gantry-build/gantry/cache"
+	"github.com/gantry-build/gantry/internal/fault"
 )
 
 // RemoveOptions say how a container is removed.
@@ -26,7 +28,7 @@ func (m *Manager) Remove(ctx context.Context, ref string, o RemoveOptions) error
 	ctx = context.WithoutCancel(scoped(ctx))
 	if rec := c.record(); rec.State.Running && !o.Force {
 		what := rec.State.Status()
-		return conflict("cannot remove container %q: container is %s: stop the container before removing or force remove", rec.Name, what)
+		return fault.Conflict("cannot remove container %q: container is %s: stop the container before removing or force remove", rec.Name, what)
 	}
 	c.op.Lock()
 	defer c.op.Unlock()
@@ -37,7 +39,7 @@ func (m *Manager) Remove(ctx context.Context, ref string, o RemoveOptions) error
 		}
 	}
 	if c.current() != nil {
-		return conflict("cannot remove container %q: container is running: stop the container before removing or force remove", c.record().Name)
+		return fault.Conflict("cannot remove container %q: container is running: stop the container before removing or force remove", c.record().Name)
 	}
 	return m.remove(ctx, c, o.Volumes)
 }
@@ -86,7 +88,7 @@ func (m *Manager) remove(ctx context.Context, c *container, withVolumes bool) er
 	}
 	m.mu.Unlock()
 	m.execs.forget(c.id)
-	c.streams.end()
+	c.streams.End()
 	m.emit(rec, "destroy")
 	close(c.removed)
 	return nil
@@ -118,13 +120,13 @@ func (m *Manager) Rename(ref, name string) error {
 		return err
 	}
 	if name == "" {
-		return invalid("Neither old nor new names may be empty")
+		return fault.Invalid("Neither old nor new names may be empty")
 	}
 	c.op.Lock()
 	defer c.op.Unlock()
 	old := c.record().Name
 	if old == name {
-		return invalid("Renaming a container with the same name as its current name")
+		return fault.Invalid("Renaming a container with the same name as its current name")
 	}
 	if _, err := m.reserve(name, c.id); err != nil {
 		return err

@@ -12,6 +12,8 @@ import (
 	"github.com/containerd/containerd/v2/pkg/cio"
 	"github.com/containerd/errdefs"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/gantry-build/gantry/runner/stream"
 )
 
 // found is what an earlier daemon left of a container.
@@ -166,15 +168,15 @@ func (m *Manager) look(ctx context.Context, c *container) found {
 }
 
 func (m *Manager) lookTask(ctx context.Context, cont client.Container, f *found) (err error) {
-	var pipes *stdio
+	var pipes *stream.Pipes
 	defer func() {
 		if err != nil && pipes != nil {
-			pipes.release()
+			pipes.Release()
 		}
 	}()
 	task, err := cont.Task(ctx, func(set *cio.FIFOSet) (cio.IO, error) {
 		var err error
-		pipes, err = openStdio(filepath.Join(m.fifoDir(), f.c.id), set.Config, f.c.streams)
+		pipes, err = stream.Open(filepath.Join(m.fifoDir(), f.c.id), set.Config, f.c.streams)
 		if err != nil {
 			return nil, err
 		}
@@ -191,7 +193,7 @@ func (m *Manager) lookTask(ctx context.Context, cont client.Container, f *found)
 	switch st.Status {
 	case client.Running, client.Paused, client.Pausing:
 		f.run = r
-		pipes.started(task)
+		pipes.Started(task)
 		f.exit, err = task.Wait(m.ctx)
 		return err
 	case client.Created: // the daemon died between create and start

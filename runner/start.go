@@ -15,8 +15,11 @@ import (
 	"github.com/containerd/typeurl/v2"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/gantry-build/gantry/internal/fault"
+	"github.com/gantry-build/gantry/runner/lookup"
 	"github.com/gantry-build/gantry/runner/network"
 	"github.com/gantry-build/gantry/runner/spec"
+	"github.com/gantry-build/gantry/runner/stream"
 )
 
 // Start starts a container's process. Errors: errdefs.ErrNotModified when it runs already, and
@@ -31,9 +34,9 @@ func (m *Manager) Start(ctx context.Context, ref string) error {
 	st := c.record().State
 	switch {
 	case st.Removing:
-		return conflict("container is marked for removal and cannot be started")
+		return fault.Conflict("container is marked for removal and cannot be started")
 	case st.Paused:
-		return conflict("cannot start a paused container, try unpause instead")
+		return fault.Conflict("cannot start a paused container, try unpause instead")
 	case c.current() != nil:
 		return errdefs.ErrNotModified.WithMessage("container is already running")
 	}
@@ -70,7 +73,7 @@ func (m *Manager) startRun(ctx context.Context, c *container) error {
 	if err != nil {
 		m.log.Error("writing the record of a started container", "container", c.id, "error", err)
 	}
-	r.io.started(r.task)
+	r.io.Started(r.task)
 	m.emit(rec, "start")
 	m.background(func() { m.watch(c, r, exit) })
 	m.startHealth(c, r)
@@ -96,7 +99,7 @@ func (m *Manager) startFailed(c *container, cause error) error {
 	if err != nil {
 		m.log.Error("writing the record of a container that failed to start", "container", c.id, "error", err)
 	}
-	c.streams.end()
+	c.streams.End()
 	close(end.done)
 	if class && !errdefs.IsInvalidArgument(cause) {
 		return errdefs.ErrInvalidArgument.WithMessage(cause.Error())
@@ -130,9 +133,9 @@ func (m *Manager) launch(ctx context.Context, c *container) (_ *run, ep *network
 	r.task, err = cont.NewTask(ctx, func(string) (cio.IO, error) {
 		dir := filepath.Join(m.fifoDir(), c.id)
 		var err error
-		r.io, err = openStdio(dir, stdioPaths(dir, rec.Config.Tty, rec.Config.OpenStdin), c.streams)
+		r.io, err = stream.Open(dir, stream.Paths(dir, rec.Config.Tty, rec.Config.OpenStdin), c.streams)
 		if err != nil {
-			return nil, err // a nil *stdio in a cio.IO would not be nil
+			return nil, err // a nil *stream.Pipes in a cio.IO would not be nil
 		}
 		return r.io, nil
 	})
@@ -184,16 +187,16 @@ func withSpec(s *specs.Spec) client.UpdateContainerOpts {
 func (m *Manager) specFor(ctx context.Context, c *container, rec Record, mounts []spec.Mount) (*specs.Spec, error) {
 	in := spec.Input{ID: rec.ID, Config: rec.Config, Host: rec.HostConfig, Mounts: mounts}
 	err := m.withRootfs(ctx, rec.ID, func(root string) (err error) {
-		in.User, err = lookupUser(root, rec.Config.User, rec.HostConfig.GroupAdd)
+		in.User, err = lookup.User(root, rec.Config.User, rec.HostConfig.GroupAdd)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	if in.Devices, err = lookupDevices(rec.HostConfig.Devices); err != nil {
+	if in.Devices, err = lookup.Devices(rec.HostConfig.Devices); err != nil {
 		return nil, err
 	}
-	if in.Machine, err = lookMachine(rec.HostConfig.Privileged); err != nil {
+	if in.Machine, err = lookup.Machine(rec.HostConfig.Privileged); err != nil {
 		return nil, err
 	}
 	if in.Files, err = m.writeFiles(c, rec); err != nil {

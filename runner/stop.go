@@ -7,8 +7,10 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-	"github.com/gantry-build/gantry/runner/spec"
 	"github.com/moby/sys/signal"
+
+	"github.com/gantry-build/gantry/internal/fault"
+	"github.com/gantry-build/gantry/runner/spec"
 )
 
 const (
@@ -33,7 +35,7 @@ func stopSignal(c spec.Config, override string) (syscall.Signal, error) {
 	}
 	sig, err := signal.ParseSignal(name)
 	if err != nil {
-		return 0, invalid("%v", err)
+		return 0, fault.Invalid("%v", err)
 	}
 	return sig, nil
 }
@@ -168,7 +170,7 @@ func (m *Manager) Kill(ctx context.Context, ref, name string) error {
 	sig := syscall.SIGKILL
 	if name != "" {
 		if sig, err = signal.ParseSignal(name); err != nil {
-			return invalid("%v", err)
+			return fault.Invalid("%v", err)
 		}
 	}
 	ctx = context.WithoutCancel(scoped(ctx))
@@ -176,7 +178,7 @@ func (m *Manager) Kill(ctx context.Context, ref, name string) error {
 	r, end := c.run, c.ending
 	c.mu.Unlock()
 	if r == nil {
-		return conflict("cannot kill container: %s: container %s is not running", ref, c.id)
+		return fault.Conflict("cannot kill container: %s: container %s is not running", ref, c.id)
 	}
 	stop, err := stopSignal(c.record().Config, "")
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/gantry-build/gantry/internal/fault"
 	"github.com/gantry-build/gantry/internal/state"
 	"github.com/gantry-build/gantry/runner/spec"
 )
@@ -29,7 +30,7 @@ func openSubpath(volume, sub string) (*os.File, error) {
 		Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
 	})
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
-		return nil, invalid("volume subpath %q: no such file or directory in the volume", sub)
+		return nil, fault.Invalid("volume subpath %q: no such file or directory in the volume", sub)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("volume subpath %q: %w", sub, err)

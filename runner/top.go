@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/moby/sys/user"
+
+	"github.com/gantry-build/gantry/internal/fault"
 )
 
 // clockTicks is USER_HZ, which Linux fixes at 100 for all that it shows in /proc.
@@ -18,7 +20,7 @@ const clockTicks = 100
 // user IDs. Only that format exists, since the host may have no ps to ask.
 func (m *Manager) Top(ctx context.Context, ref, psArgs string) (titles []string, rows [][]string, err error) {
 	if psArgs != "" && psArgs != "-ef" {
-		return nil, nil, invalid("ps arguments %q are not supported: use -ef", psArgs)
+		return nil, nil, fault.Invalid("ps arguments %q are not supported: use -ef", psArgs)
 	}
 	c, err := m.find(ref)
 	if err != nil {

@@ -13,8 +13,8 @@ import (
 	"time"
 
 	"github.com/containerd/continuity/fs"
-	"github.com/containerd/errdefs"
 
+	"github.com/gantry-build/gantry/internal/fault"
 	"github.com/gantry-build/gantry/internal/state"
 )
 
@@ -36,7 +36,7 @@ type volumes struct {
 // ensure returns the volume, making it when it is not there.
 func (v *volumes) ensure(want Volume) (Volume, error) {
 	if !validName.MatchString(want.Name) {
-		return want, invalid("%q includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use absolute path", want.Name)
+		return want, fault.Invalid("%q includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use absolute path", want.Name)
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -94,7 +94,7 @@ func (m *Manager) Volume(name string) (Volume, error) {
 			return vol, err
 		}
 	}
-	return Volume{}, errdefs.ErrNotFound.WithMessage(fmt.Sprintf("get %s: no such volume", name))
+	return Volume{}, fault.NotFound("get %s: no such volume", name)
 }
 
 // Volumes returns all volumes, by name.
@@ -123,7 +123,7 @@ func (m *Manager) RemoveVolume(name string) error {
 		return err
 	}
 	if users := m.volumeUsers(name); len(users) > 0 {
-		return conflict("remove %s: volume is in use - [%s]", name, strings.Join(users, ", "))
+		return fault.Conflict("remove %s: volume is in use - [%s]", name, strings.Join(users, ", "))
 	}
 	return m.volumes.remove(name)
 }

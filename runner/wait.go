@@ -3,6 +3,7 @@ package runner
 import (
 	"context"
 
+	"github.com/gantry-build/gantry/internal/fault"
 	"github.com/gantry-build/gantry/runner/logs"
 )
 
@@ -40,7 +41,7 @@ func (m *Manager) Wait(ref string, cond Condition) (*Waiter, error) {
 	case Removed:
 		w.removed = true
 	default:
-		return nil, invalid("invalid condition: %q", string(cond))
+		return nil, fault.Invalid("invalid condition: %q", string(cond))
 	}
 	return w, nil
 }

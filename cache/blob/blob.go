@@ -11,9 +11,10 @@ import (
 	"io"
 
 	"github.com/containerd/containerd/v2/core/content"
-	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/gantry-build/gantry/internal/fault"
 )
 
 const (
@@ -31,7 +32,7 @@ func Index(ctx context.Context, from content.Provider, desc ocispec.Descriptor) 
 		return idx, err
 	}
 	if n := len(idx.Manifests); n > MaxEntries {
-		return idx, invalid("index %s has %d manifests, more than %d", desc.Digest, n, MaxEntries)
+		return idx, fault.Invalid("index %s has %d manifests, more than %d", desc.Digest, n, MaxEntries)
 	}
 	return idx, nil
 }
@@ -56,20 +57,16 @@ func read(ctx context.Context, from content.Provider, desc ocispec.Descriptor, w
 	}
 	defer ra.Close()
 	if n := ra.Size(); n > MaxSize {
-		return nil, invalid("%s %s has %d bytes, more than %d", what, desc.Digest, n, MaxSize)
+		return nil, fault.Invalid("%s %s has %d bytes, more than %d", what, desc.Digest, n, MaxSize)
 	}
 	dt := make([]byte, ra.Size())
 	if _, err := io.ReadFull(content.NewReader(ra), dt); err != nil {
 		return nil, fmt.Errorf("%s %s: %w", what, desc.Digest, err)
 	}
 	if err := json.Unmarshal(dt, v); err != nil {
-		return nil, invalid("%s %s: %v", what, desc.Digest, err)
+		return nil, fault.Invalid("%s %s: %v", what, desc.Digest, err)
 	}
 	return dt, nil
-}
-
-func invalid(format string, args ...any) error {
-	return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf(format, args...))
 }
 
 // Write stores v as JSON, in the form that BuildKit and Docker give it, and returns desc with its digest and

@@ -6,6 +6,8 @@ import (
 
 	"github.com/moby/sys/capability"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/gantry-build/gantry/internal/fault"
 )
 
 // AllCapabilities are all that the kernel may have, as CAP_CHOWN.
@@ -68,7 +70,7 @@ func capNames(option string, names []string) ([]string, error) {
 			c = "ALL"
 		}
 		if c != "ALL" && !slices.Contains(AllCapabilities(), c) {
-			return nil, invalid("invalid %s: unknown capability: %q", option, n)
+			return nil, fault.Invalid("invalid %s: unknown capability: %q", option, n)
 		}
 		out = append(out, c)
 	}

@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/gantry-build/gantry/internal/fault"
 )
 
 // Mount is a mount whose source is known.
@@ -30,10 +32,10 @@ func mounts(in Input) ([]specs.Mount, string, error) {
 	for _, m := range user {
 		t := path.Clean(m.Target)
 		if !path.IsAbs(t) || t == "/" {
-			return nil, "", invalid("invalid mount target %q: it must be an absolute path other than '/'", m.Target)
+			return nil, "", fault.Invalid("invalid mount target %q: it must be an absolute path other than '/'", m.Target)
 		}
 		if seen[t] {
-			return nil, "", invalid("Duplicate mount point: %s", t)
+			return nil, "", fault.Invalid("Duplicate mount point: %s", t)
 		}
 		seen[t] = true
 	}

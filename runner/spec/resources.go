@@ -8,6 +8,8 @@ import (
 
 	"github.com/docker/go-units"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/gantry-build/gantry/internal/fault"
 )
 
 const cfsPeriod = 100_000 // microseconds; the kernel's default
@@ -87,10 +89,10 @@ func rlimits(limits []Ulimit) ([]specs.POSIXRlimit, error) {
 	var out []specs.POSIXRlimit
 	for _, l := range limits {
 		if _, err := (&units.Ulimit{Name: l.Name}).GetRlimit(); err != nil {
-			return nil, invalid("invalid ulimit type: %s", l.Name)
+			return nil, fault.Invalid("invalid ulimit type: %s", l.Name)
 		}
 		if l.Hard >= 0 && (l.Soft > l.Hard || l.Soft < 0) {
-			return nil, invalid("ulimit %s: soft limit must be less than or equal to hard limit: %d > %d", l.Name, l.Soft, l.Hard)
+			return nil, fault.Invalid("ulimit %s: soft limit must be less than or equal to hard limit: %d > %d", l.Name, l.Soft, l.Hard)
 		}
 		out = append(out, specs.POSIXRlimit{
 			Type: "RLIMIT_" + strings.ToUpper(l.Name), Hard: uint64(l.Hard), Soft: uint64(l.Soft), // -1 is RLIM_INFINITY
@@ -140,13 +142,13 @@ func deviceRules(rules []string) ([]specs.LinuxDeviceCgroup, error) {
 	for _, rule := range rules {
 		var typ, numbers, perm string
 		if n, _ := fmt.Sscan(rule, &typ, &numbers, &perm); n != 3 || !strings.Contains("abc", typ) || len(typ) != 1 {
-			return nil, invalid("invalid device cgroup rule format: '%s'", rule)
+			return nil, fault.Invalid("invalid device cgroup rule format: '%s'", rule)
 		}
 		a, b, _ := strings.Cut(numbers, ":")
 		major, err1 := deviceNumber(a)
 		minor, err2 := deviceNumber(b)
 		if err1 != nil || err2 != nil || strings.Trim(perm, "rwm") != "" {
-			return nil, invalid("invalid device cgroup rule format: '%s'", rule)
+			return nil, fault.Invalid("invalid device cgroup rule format: '%s'", rule)
 		}
 		out = append(out, specs.LinuxDeviceCgroup{Allow: true, Type: typ, Major: major, Minor: minor, Access: perm})
 	}

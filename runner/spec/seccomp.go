@@ -3,6 +3,8 @@ package spec
 import (
 	"github.com/moby/profiles/seccomp"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/gantry-build/gantry/internal/fault"
 )
 
 // Seccomp gives a built specification its system call filter: Docker's default one, a profile in Docker's
@@ -21,7 +23,7 @@ func Seccomp(s *specs.Spec, h HostConfig) error {
 		return err
 	}
 	if s.Linux.Seccomp, err = seccomp.LoadProfile(sec.seccomp, s); err != nil {
-		return invalid("seccomp profile: %v", err)
+		return fault.Invalid("seccomp profile: %v", err)
 	}
 	return nil
 }

@@ -3,6 +3,8 @@ package spec
 import (
 	"strconv"
 	"strings"
+
+	"github.com/gantry-build/gantry/internal/fault"
 )
 
 type security struct {
@@ -24,7 +26,7 @@ func parseSecurity(opts []string) (s security, err error) {
 			s.noNewPrivileges = true
 		case name == "no-new-privileges":
 			if s.noNewPrivileges, err = strconv.ParseBool(value); err != nil {
-				return s, invalid("invalid --security-opt 2: %q", o)
+				return s, fault.Invalid("invalid --security-opt 2: %q", o)
 			}
 		case name == "seccomp" && value != "":
 			s.seccomp = value
@@ -33,7 +35,7 @@ func parseSecurity(opts []string) (s security, err error) {
 		case name == "apparmor" && value == "unconfined", name == "label" && value == "disable":
 			// Containers have no AppArmor profile and no SELinux label.
 		default:
-			return s, invalid("security option %q is not supported: use no-new-privileges, seccomp=, systempaths=unconfined, apparmor=unconfined or label=disable", o)
+			return s, fault.Invalid("security option %q is not supported: use no-new-privileges, seccomp=, systempaths=unconfined, apparmor=unconfined or label=disable", o)
 		}
 	}
 	return s, nil

@@ -1,17 +1,12 @@
 package spec
 
 import (
-	"fmt"
 	"path"
 	"slices"
 	"strings"
 
-	"github.com/containerd/errdefs"
+	"github.com/gantry-build/gantry/internal/fault"
 )
-
-func invalid(format string, args ...any) error {
-	return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf(format, args...))
-}
 
 // Validate refuses what this package can't do or what contradicts itself, naming the option. The
 // errors are errdefs.ErrInvalidArgument.
@@ -24,7 +19,7 @@ func Validate(c Config, h HostConfig) error {
 		}
 	}
 	if len(c.Args()) == 0 {
-		return invalid("no command specified")
+		return fault.Invalid("no command specified")
 	}
 	if _, err := parseSecurity(h.SecurityOpt); err != nil {
 		return err
@@ -44,7 +39,7 @@ func oneOf(option, value string, known ...string) error {
 	if slices.Contains(known, value) {
 		return nil
 	}
-	return invalid("%s %q is not supported: use one of %s", option, value, strings.Join(known[1:], ", "))
+	return fault.Invalid("%s %q is not supported: use one of %s", option, value, strings.Join(known[1:], ", "))
 }
 
 func checkModes(_ Config, h HostConfig) error {
@@ -74,10 +69,10 @@ func checkRestart(_ Config, h HostConfig) error {
 		return err
 	}
 	if p.MaximumRetryCount < 0 || p.MaximumRetryCount > 0 && p.Name != "on-failure" {
-		return invalid("invalid restart policy: maximum retry count can only be used with 'on-failure' and cannot be negative")
+		return fault.Invalid("invalid restart policy: maximum retry count can only be used with 'on-failure' and cannot be negative")
 	}
 	if h.AutoRemove && p.Name != "" && p.Name != "no" {
-		return invalid("can't create 'AutoRemove' container with restart policy")
+		return fault.Invalid("can't create 'AutoRemove' container with restart policy")
 	}
 	return nil
 }
@@ -87,30 +82,30 @@ const minMemory = 6 << 20
 func checkLimits(_ Config, h HostConfig) error {
 	switch {
 	case h.Memory < 0 || h.MemoryReservation < 0 || h.ShmSize < 0:
-		return invalid("memory limits can not be negative")
+		return fault.Invalid("memory limits can not be negative")
 	case h.Memory > 0 && h.Memory < minMemory:
-		return invalid("Minimum memory limit allowed is 6MB")
+		return fault.Invalid("Minimum memory limit allowed is 6MB")
 	case h.MemorySwap > 0 && h.Memory == 0:
-		return invalid("You should always set the Memory limit when using Memoryswap limit, see usage")
+		return fault.Invalid("You should always set the Memory limit when using Memoryswap limit, see usage")
 	case h.MemorySwap > 0 && h.MemorySwap < h.Memory:
-		return invalid("Minimum memoryswap limit should be larger than memory limit, see usage")
+		return fault.Invalid("Minimum memoryswap limit should be larger than memory limit, see usage")
 	case h.NanoCPUs < 0:
-		return invalid("NanoCPUs can not be negative")
+		return fault.Invalid("NanoCPUs can not be negative")
 	case h.NanoCPUs > 0 && (h.CPUPeriod != 0 || h.CPUQuota != 0):
-		return invalid("conflicting options: Nano CPUs and CPU period or quota cannot both be set")
+		return fault.Invalid("conflicting options: Nano CPUs and CPU period or quota cannot both be set")
 	case h.CPUPeriod != 0 && (h.CPUPeriod < 1000 || h.CPUPeriod > 1000000):
-		return invalid("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)")
+		return fault.Invalid("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)")
 	case h.OomScoreAdj < -1000 || h.OomScoreAdj > 1000:
-		return invalid("invalid value %d, range for oom score adj is [-1000, 1000]", h.OomScoreAdj)
+		return fault.Invalid("invalid value %d, range for oom score adj is [-1000, 1000]", h.OomScoreAdj)
 	case h.BlkioWeight != 0 && (h.BlkioWeight < 10 || h.BlkioWeight > 1000):
-		return invalid("range of blkio weight is from 10 to 1000")
+		return fault.Invalid("range of blkio weight is from 10 to 1000")
 	}
 	return nil
 }
 
 func checkDir(c Config, _ HostConfig) error {
 	if c.WorkingDir != "" && !path.IsAbs(c.WorkingDir) {
-		return invalid("the working directory '%s' is invalid, it needs to be an absolute path", c.WorkingDir)
+		return fault.Invalid("the working directory '%s' is invalid, it needs to be an absolute path", c.WorkingDir)
 	}
 	return nil
 }

@@ -1,4 +1,4 @@
-package runner
+package stream
 
 import (
 	"context"
@@ -13,13 +13,16 @@ import (
 
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/cio"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/fifo"
+
+	"github.com/gantry-build/gantry/cache"
 )
 
-// stdio copies between a process's FIFOs and its streams. It is a cio.IO of our own for two reasons:
+// Pipes copy between a process's FIFOs and its streams. It is a cio.IO of our own for two reasons:
 // the FIFOs must stay when this process lets go of a live container, and the end of input has to be
 // told to the shim, which keeps a writer open so that a dead daemon is not an end of input.
-type stdio struct {
+type Pipes struct {
 	cfg    cio.Config
 	dir    string
 	cancel context.CancelFunc // of FIFOs that the other side has not opened
@@ -27,12 +30,12 @@ type stdio struct {
 	out    sync.WaitGroup // output copiers
 	in     sync.WaitGroup
 	closer chan client.Process // told once, when the process has started
-	to     *streams
+	to     *Streams
 	once   sync.Once
 }
 
-// stdioPaths names the FIFOs of process id in a directory of its own.
-func stdioPaths(dir string, tty, stdin bool) cio.Config {
+// Paths names the FIFOs of a process in a directory of its own.
+func Paths(dir string, tty, stdin bool) cio.Config {
 	cfg := cio.Config{Terminal: tty, Stdout: filepath.Join(dir, "out")}
 	if !tty {
 		cfg.Stderr = filepath.Join(dir, "err")
@@ -43,17 +46,17 @@ func stdioPaths(dir string, tty, stdin bool) cio.Config {
 	return cfg
 }
 
-// openStdio makes or re-opens the FIFOs of cfg and starts copying. It does not wait for the shim to
+// Open makes or re-opens the FIFOs of cfg and starts copying. It does not wait for the shim to
 // open its ends.
-func openStdio(dir string, cfg cio.Config, s *streams) (_ *stdio, err error) {
+func Open(dir string, cfg cio.Config, s *Streams) (_ *Pipes, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithCancel(context.Background()) // ends with release or Close, not with a request
-	io := &stdio{cfg: cfg, dir: dir, cancel: cancel, closer: make(chan client.Process, 1), to: s}
+	ctx, cancel := context.WithCancel(context.Background()) // ends with Release or Close, not with a request
+	io := &Pipes{cfg: cfg, dir: dir, cancel: cancel, closer: make(chan client.Process, 1), to: s}
 	defer func() {
 		if err != nil {
-			io.release()
+			io.Release()
 			err = fmt.Errorf("opening the container's pipes: %w", err)
 		}
 	}()
@@ -81,12 +84,12 @@ func openStdio(dir string, cfg cio.Config, s *streams) (_ *stdio, err error) {
 	return io, nil
 }
 
-func copyOut(r io.Reader, stream byte, s *streams) {
+func copyOut(r io.Reader, stream byte, s *Streams) {
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := r.Read(buf)
 		if n > 0 {
-			s.emit(stream, buf[:n])
+			s.Emit(stream, buf[:n])
 		}
 		if err != nil {
 			return
@@ -95,59 +98,59 @@ func copyOut(r io.Reader, stream byte, s *streams) {
 }
 
 // copyIn feeds the process, and passes the end of input on when a client asked for it.
-func (s *stdio) copyIn(w io.WriteCloser, r io.Reader) {
+func (s *Pipes) copyIn(w io.WriteCloser, r io.Reader) {
 	_, err := io.Copy(w, r)
 	w.Close()
 	p := <-s.closer // nil when the process is gone
 	if err != nil || p == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(scoped(context.Background()), 10*time.Second)
+	ctx, cancel := context.WithTimeout(namespaces.WithNamespace(context.Background(), cache.Namespace), 10*time.Second)
 	defer cancel()
 	_ = p.CloseIO(ctx, client.WithStdinCloser)
 }
 
-// started tells whose input to end. Before that an end of input waits: the shim has no pipe yet.
-func (s *stdio) started(p client.Process) { s.once.Do(func() { s.closer <- p }) }
+// Started tells whose input to end. Before that an end of input waits: the shim has no pipe yet.
+func (s *Pipes) Started(p client.Process) { s.once.Do(func() { s.closer <- p }) }
 
-// drain waits until all output is copied; no longer than d for clients that read slowly, and a
+// Drain waits until all output is copied; no longer than d for clients that read slowly, and a
 // second more for a process that left the container's namespaces and holds the pipes.
-func (s *stdio) drain(d time.Duration) {
+func (s *Pipes) Drain(d time.Duration) {
 	done := make(chan struct{})
-	go func() { s.out.Wait(); close(done) }() // ends with release at the latest
+	go func() { s.out.Wait(); close(done) }() // ends with Release at the latest
 	for _, limit := range []time.Duration{d, time.Second} {
 		select {
 		case <-done:
 			return
 		case <-time.After(limit):
-			s.to.hurry()
+			s.to.Hurry()
 		}
 	}
 }
 
 // Config implements cio.IO.
-func (s *stdio) Config() cio.Config { return s.cfg }
+func (s *Pipes) Config() cio.Config { return s.cfg }
 
 // Cancel implements cio.IO: it gives up FIFOs that the shim never opened.
-func (s *stdio) Cancel() { s.cancel() }
+func (s *Pipes) Cancel() { s.cancel() }
 
 // Wait implements cio.IO.
-func (s *stdio) Wait() { s.drain(3 * time.Second) }
+func (s *Pipes) Wait() { s.Drain(3 * time.Second) }
 
-// release closes this process's ends. The shim's are not touched.
-func (s *stdio) release() {
+// Release closes this process's ends. The shim's are not touched.
+func (s *Pipes) Release() {
 	s.cancel()
 	s.once.Do(func() { close(s.closer) })
 	for _, p := range s.pipes {
 		_ = p.Close()
 	}
-	s.to.hurry() // a copier may wait for a client
+	s.to.Hurry() // a copier may wait for a client
 	s.out.Wait()
 }
 
 // Close implements cio.IO: the process is gone, so the FIFOs go too.
-func (s *stdio) Close() error {
-	s.release()
+func (s *Pipes) Close() error {
+	s.Release()
 	if err := os.RemoveAll(s.dir); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}

@@ -1,4 +1,6 @@
-package runner
+// Package stream joins one process's pipes with its log and with the clients that are attached to it. The
+// pipes are FIFOs that the shim holds open, so that they wait while no daemon is there.
+package stream
 
 import (
 	"io"
@@ -25,9 +27,9 @@ type Chunk struct {
 // container, as in Docker: output is never thrown away.
 const clientBuffer = 1 << 20
 
-// streams join one process's pipes with its log and any number of attached clients. They outlive
-// runs: a client may attach before the start.
-type streams struct {
+// Streams join one process's pipes with its log and any number of attached clients. They outlive
+// runs: a client may attach before the start. They are safe for concurrent use.
+type Streams struct {
 	log *logs.Log // nil for exec
 
 	mu      sync.Mutex
@@ -37,20 +39,21 @@ type streams struct {
 	hurried bool // the run is over: do not wait for clients any more
 }
 
-func newStreams(log *logs.Log) *streams {
-	s := &streams{log: log, clients: map[*Attachment]bool{}, stdin: newStdinPipe()}
+// New returns the streams of a process. log is nil when nothing is kept.
+func New(log *logs.Log) *Streams {
+	s := &Streams{log: log, clients: map[*Attachment]bool{}, stdin: newStdinPipe()}
 	s.openLog()
 	return s
 }
 
-func (s *streams) openLog() {
+func (s *Streams) openLog() {
 	if s.log != nil {
 		s.lines = map[byte]io.WriteCloser{Stdout: s.log.Writer("stdout"), Stderr: s.log.Writer("stderr")}
 	}
 }
 
-// emit passes output on: to the log first, then to every client, waiting for slow ones.
-func (s *streams) emit(stream byte, p []byte) {
+// Emit passes output on: to the log first, then to every client, waiting for slow ones.
+func (s *Streams) Emit(stream byte, p []byte) {
 	s.mu.Lock()
 	if w := s.lines[stream]; w != nil {
 		_, _ = w.Write(p)
@@ -66,9 +69,9 @@ func (s *streams) emit(stream byte, p []byte) {
 	}
 }
 
-// hurry stops waiting for slow clients. What is left in the pipes, 64 KiB each at most, is queued for
+// Hurry stops waiting for slow clients. What is left in the pipes, 64 KiB each at most, is queued for
 // them all the same.
-func (s *streams) hurry() {
+func (s *Streams) Hurry() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.hurried = true
@@ -80,8 +83,8 @@ func (s *streams) hurry() {
 	}
 }
 
-// attach adds a client. What is logged until the returned time is not passed to it, all else is.
-func (s *streams) attach() (*Attachment, time.Time) {
+// Attach adds a client. What is logged until the returned time is not passed to it, all else is.
+func (s *Streams) Attach() (*Attachment, time.Time) {
 	a := &Attachment{streams: s, gone: make(chan struct{})}
 	a.ready.L = &a.mu
 	s.mu.Lock()
@@ -91,22 +94,22 @@ func (s *streams) attach() (*Attachment, time.Time) {
 	return a, time.Now()
 }
 
-func (s *streams) detach(a *Attachment) {
+func (s *Streams) detach(a *Attachment) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.clients, a)
 }
 
 // input is what the next, or current, run reads.
-func (s *streams) input() *stdinPipe {
+func (s *Streams) input() *stdinPipe {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.stdin
 }
 
-// end tells all clients that the run is over, writes an unfinished line to the log, and makes ready
+// End tells all clients that the run is over, writes an unfinished line to the log, and makes ready
 // for another run.
-func (s *streams) end() {
+func (s *Streams) End() {
 	s.mu.Lock()
 	clients := s.clients
 	s.clients = map[*Attachment]bool{}
@@ -125,7 +128,7 @@ func (s *streams) end() {
 
 // Attachment is one client of a process's streams. Close it.
 type Attachment struct {
-	streams *streams
+	streams *Streams
 	stdin   *stdinPipe
 	gone    chan struct{} // closed by Close, for a Write that waits
 

@@ -1,4 +1,4 @@
-package runner
+package stream
 
 import (
 	"errors"
@@ -17,12 +17,12 @@ func TestStreams(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	s := newStreams(log)
-	s.emit(Stdout, []byte("before\n"))
-	a, cut := s.attach()
-	s.emit(Stdout, []byte("after\n"))
-	s.emit(Stderr, []byte("unfinished"))
-	s.end()
+	s := New(log)
+	s.Emit(Stdout, []byte("before\n"))
+	a, cut := s.Attach()
+	s.Emit(Stdout, []byte("after\n"))
+	s.Emit(Stderr, []byte("unfinished"))
+	s.End()
 	var got []string
 	for {
 		c, err := a.Next()
@@ -55,18 +55,18 @@ func TestStreams(t *testing.T) {
 // TestSlowClient: a client that does not read holds output back, and no longer when the run is over
 // or the client leaves.
 func TestSlowClient(t *testing.T) {
-	for name, free := range map[string]func(*streams, *Attachment){
-		"leaves":  func(_ *streams, a *Attachment) { a.Close() },
-		"hurried": func(s *streams, _ *Attachment) { s.hurry() },
+	for name, free := range map[string]func(*Streams, *Attachment){
+		"leaves":  func(_ *Streams, a *Attachment) { a.Close() },
+		"hurried": func(s *Streams, _ *Attachment) { s.Hurry() },
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newStreams(nil)
-			a, _ := s.attach()
+			s := New(nil)
+			a, _ := s.Attach()
 			done := make(chan struct{})
 			go func() {
 				defer close(done)
 				for range clientBuffer/1000 + 10 {
-					s.emit(Stdout, make([]byte, 1000))
+					s.Emit(Stdout, make([]byte, 1000))
 				}
 			}()
 			select {
@@ -85,9 +85,9 @@ func TestSlowClient(t *testing.T) {
 }
 
 func TestStdin(t *testing.T) {
-	s := newStreams(nil)
-	a, _ := s.attach()
-	b, _ := s.attach()
+	s := New(nil)
+	a, _ := s.Attach()
+	b, _ := s.Attach()
 	go func() {
 		_, _ = a.Write([]byte("from a"))
 		a.CloseInput()
@@ -98,8 +98,8 @@ func TestStdin(t *testing.T) {
 	if _, err := b.Write([]byte("late")); !errors.Is(err, io.ErrClosedPipe) {
 		t.Error(err)
 	}
-	s.end()
-	c, _ := s.attach()
+	s.End()
+	c, _ := s.Attach()
 	gone := make(chan error)
 	go func() {
 		_, err := c.Write([]byte("nobody reads"))

@@ -1,4 +1,6 @@
-package runner
+// Package lookup finds out what package spec, which is pure, has to be told before it makes an OCI
+// specification: users and groups in the container's own files, device nodes, and what this machine can do.
+package lookup
 
 import (
 	"errors"
@@ -15,6 +17,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/gantry-build/gantry/internal/fault"
 	"github.com/gantry-build/gantry/runner/spec"
 )
 
@@ -38,8 +41,8 @@ func openIn(root, name string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), name), nil
 }
 
-// lookupUser resolves USER[:GROUP] and --group-add in the container's own files.
-func lookupUser(root, who string, groups []string) (spec.User, error) {
+// User resolves USER[:GROUP] and --group-add in the container's own files.
+func User(root, who string, groups []string) (spec.User, error) {
 	passwd, closePasswd, err := reader(root, "etc/passwd")
 	if err != nil {
 		return spec.User{}, err
@@ -52,7 +55,7 @@ func lookupUser(root, who string, groups []string) (spec.User, error) {
 	defer closeGroup()
 	u, err := user.GetExecUser(who, &user.ExecUser{Home: "/"}, passwd, group)
 	if err != nil {
-		return spec.User{}, invalid("unable to find user %s: %v", who, err)
+		return spec.User{}, fault.Invalid("unable to find user %s: %v", who, err)
 	}
 	out := spec.User{UID: uint32(u.Uid), GID: uint32(u.Gid), Home: u.Home}
 	out.Groups = appendGroups([]uint32{out.GID}, u.Sgids)
@@ -64,7 +67,7 @@ func lookupUser(root, who string, groups []string) (spec.User, error) {
 		defer closeAgain()
 		more, err := user.GetAdditionalGroups(groups, again)
 		if err != nil {
-			return out, invalid("unable to find group: %v", err)
+			return out, fault.Invalid("unable to find group: %v", err)
 		}
 		out.Groups = appendGroups(out.Groups, more)
 	}
@@ -97,23 +100,23 @@ func reader(root, name string) (io.Reader, func(), error) {
 	return io.LimitReader(f, 4<<20), func() { f.Close() }, nil
 }
 
-// lookupDevices finds the nodes behind --device; a directory means all below it.
-func lookupDevices(asked []spec.Device) ([]specs.LinuxDevice, error) {
+// Devices finds the nodes behind --device; a directory means all below it.
+func Devices(asked []spec.Device) ([]specs.LinuxDevice, error) {
 	var all []specs.LinuxDevice
 	for _, d := range asked {
 		if strings.Trim(d.CgroupPermissions, "rwm") != "" {
-			return nil, invalid("invalid device permissions %q of %s", d.CgroupPermissions, d.PathOnHost)
+			return nil, fault.Invalid("invalid device permissions %q of %s", d.CgroupPermissions, d.PathOnHost)
 		}
-		found, err := lookupDevice(d)
+		found, err := device(d)
 		if err != nil {
-			return nil, invalid("error gathering device information while adding custom device %q: %v", d.PathOnHost, err)
+			return nil, fault.Invalid("error gathering device information while adding custom device %q: %v", d.PathOnHost, err)
 		}
 		all = append(all, found...)
 	}
 	return all, nil
 }
 
-func lookupDevice(d spec.Device) ([]specs.LinuxDevice, error) {
+func device(d spec.Device) ([]specs.LinuxDevice, error) {
 	in := d.PathInContainer
 	if in == "" {
 		in = d.PathOnHost
@@ -145,8 +148,8 @@ func lookupDevice(d spec.Device) ([]specs.LinuxDevice, error) {
 	return below, err
 }
 
-// lookMachine finds what spec.Build has to know of the host.
-func lookMachine(privileged bool) (spec.Machine, error) {
+// Machine finds what spec.Build has to know of the host.
+func Machine(privileged bool) (spec.Machine, error) {
 	m := spec.Machine{RecursiveReadOnly: kernelAtLeast(5, 12)}
 	caps, err := cap.Current()
 	if err != nil {
