@@ -16,6 +16,7 @@ import (
 
 	"github.com/gantry-build/gantry/internal/fault"
 	"github.com/gantry-build/gantry/runner"
+	"github.com/gantry-build/gantry/runner/volume"
 )
 
 // list answers docker ps: running containers, newest first; others with all, limit or a filter that
@@ -121,8 +122,8 @@ func madeFrom(rec runner.Record, image string) bool {
 	return image == rec.Config.Image || err == nil && named.String() == rec.Image
 }
 
-func uses(rec runner.Record, volume string) bool {
-	return slices.ContainsFunc(rec.Mounts, func(p runner.MountPoint) bool { return p.Name == volume || p.Destination == volume })
+func uses(rec runner.Record, name string) bool {
+	return slices.ContainsFunc(rec.Mounts, func(p volume.MountPoint) bool { return p.Name == name || p.Destination == name })
 }
 
 func healthOf(rec runner.Record) string {

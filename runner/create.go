@@ -16,6 +16,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
+	"github.com/moby/moby/client/pkg/stringid"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/gantry-build/gantry/cache"
@@ -23,6 +24,7 @@ import (
 	"github.com/gantry-build/gantry/qemu"
 	"github.com/gantry-build/gantry/runner/logs"
 	"github.com/gantry-build/gantry/runner/spec"
+	"github.com/gantry-build/gantry/runner/volume"
 )
 
 // CreateRequest asks for a container.
@@ -70,7 +72,7 @@ func (m *Manager) Create(ctx context.Context, req CreateRequest) (id string, war
 
 // plan settles everything that can be refused before something is made.
 func (m *Manager) plan(ctx context.Context, req CreateRequest) (Record, *cache.Image, qemu.Way, error) {
-	rec := Record{ID: newID(), Created: time.Now().UTC(), HostConfig: req.Host}
+	rec := Record{ID: stringid.GenerateRandomID(), Created: time.Now().UTC(), HostConfig: req.Host}
 	img, err := m.store.Open(ctx, req.Config.Image, req.Platform)
 	if err != nil {
 		return rec, nil, qemu.Way{}, err
@@ -154,10 +156,11 @@ func (m *Manager) make(ctx context.Context, rec *Record, img *cache.Image) (err 
 	if _, err := m.client.SnapshotService(cache.Snapshotter).Prepare(ctx, rec.ID, img.Snapshot); err != nil {
 		return fmt.Errorf("root file system of %s: %w", rec.Image, err)
 	}
-	if rec.Mounts, err = m.resolveMounts(*rec); err != nil {
+	if rec.Mounts, err = m.volumes.Resolve(rec.Config, rec.HostConfig, m.mountsOf); err != nil {
 		return err
 	}
-	if err := m.fillVolumes(ctx, *rec); err != nil {
+	rootfs := func(f func(root string) error) error { return m.withRootfs(ctx, rec.ID, f) }
+	if err := volume.Fill(rec.Mounts, rootfs); err != nil {
 		return err
 	}
 	name, opts := m.runtime()
@@ -206,7 +209,7 @@ func (m *Manager) unmake(ctx context.Context, rec Record) {
 	if err != nil && !errdefs.IsNotFound(err) {
 		m.log.Warn("undoing a failed create", "container", rec.ID, "error", err)
 	}
-	m.dropVolumes(rec, true)
+	m.dropVolumes(rec)
 	if err := os.RemoveAll(filepath.Join(m.containersDir(), rec.ID)); err != nil {
 		m.log.Warn("undoing a failed create", "container", rec.ID, "error", err)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/cio"
 	"github.com/containerd/errdefs"
+	"github.com/moby/moby/client/pkg/stringid"
 
 	"github.com/gantry-build/gantry/internal/fault"
 	"github.com/gantry-build/gantry/runner/lookup"
@@ -79,7 +80,7 @@ func (m *Manager) ExecCreate(ref string, cfg ExecConfig) (string, error) {
 func newExec(c *container, cfg ExecConfig) *execProcess {
 	return &execProcess{
 		c: c, streams: stream.New(nil), done: make(chan struct{}),
-		state: Exec{ID: newID(), Container: c.id, Config: cfg},
+		state: Exec{ID: stringid.GenerateRandomID(), Container: c.id, Config: cfg},
 	}
 }
 

@@ -32,6 +32,7 @@ import (
 	"github.com/gantry-build/gantry/internal/state"
 	"github.com/gantry-build/gantry/qemu"
 	"github.com/gantry-build/gantry/runner/network"
+	"github.com/gantry-build/gantry/runner/volume"
 )
 
 // images is what a runner asks of the one store.
@@ -76,7 +77,7 @@ type Manager struct {
 	store   images
 	client  *client.Client
 	log     *slog.Logger
-	volumes *volumes
+	volumes *volume.Store
 	events  bus
 	execs   execTable
 
@@ -98,14 +99,17 @@ func Start(ctx context.Context, o Options) (*Manager, error) {
 	}
 	m := &Manager{
 		o: o, store: o.Store, client: o.Store.Client, log: o.Log, byID: map[string]*container{}, names: map[string]string{},
-		volumes: &volumes{dir: filepath.Join(o.Root, "volumes")},
 	}
 	base := namespaces.WithNamespace(context.WithoutCancel(ctx), cache.Namespace)
 	m.ctx, m.stop = context.WithCancel(base)
-	for _, dir := range []string{m.containersDir(), m.volumes.dir, m.fifoDir()} {
+	for _, dir := range []string{m.containersDir(), m.fifoDir()} {
 		if err := state.Private(dir); err != nil {
 			return nil, fmt.Errorf("runner: %w", err)
 		}
+	}
+	var err error
+	if m.volumes, err = volume.Open(filepath.Join(o.Root, "volumes")); err != nil {
+		return nil, fmt.Errorf("runner: %w", err)
 	}
 	if err := m.restore(ctx); err != nil {
 		_ = m.Close()
@@ -134,6 +138,10 @@ func (m *Manager) Close() error {
 
 func (m *Manager) containersDir() string { return filepath.Join(m.o.Root, "containers") }
 func (m *Manager) fifoDir() string       { return filepath.Join(m.o.State, "fifo") }
+
+func (m *Manager) subpaths() volume.Subpaths {
+	return volume.Subpaths{Dir: filepath.Join(m.o.State, "subpaths"), Log: m.log}
+}
 
 // scoped puts containerd's namespace on a request's context.
 func scoped(ctx context.Context) context.Context {

@@ -1,30 +1,19 @@
 package runner
 
 import (
-	"crypto/rand"
-	"encoding/hex"
 	"fmt"
 	mathrand "math/rand/v2"
-	"regexp"
 
 	"github.com/containerd/errdefs"
 
 	"github.com/gantry-build/gantry/internal/fault"
+	"github.com/gantry-build/gantry/runner/spec"
 )
-
-var validName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]+$`)
-
-// newID returns 64 hexadecimal digits.
-func newID() string {
-	var b [32]byte
-	_, _ = rand.Read(b[:]) // never fails since Go 1.24
-	return hex.EncodeToString(b[:])
-}
 
 // reserve takes a name for id, making one up when it is empty. errdefs.ErrConflict with Docker's
 // text when another container has it.
 func (m *Manager) reserve(name, id string) (string, error) {
-	if name != "" && !validName.MatchString(name) {
+	if name != "" && !spec.ValidName(name) {
 		return "", fault.Invalid("Invalid container name (%s), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed", name)
 	}
 	m.mu.Lock()

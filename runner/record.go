@@ -11,6 +11,7 @@ import (
 
 	"github.com/gantry-build/gantry/runner/network"
 	"github.com/gantry-build/gantry/runner/spec"
+	"github.com/gantry-build/gantry/runner/volume"
 
 	"github.com/gantry-build/gantry/internal/state"
 )
@@ -26,11 +27,11 @@ type Record struct {
 	Manifest   ocispec.Descriptor // of the platform that runs
 	Platform   ocispec.Platform
 	Emulated   bool
-	Emulator   string          `json:",omitempty"` // path on the host
-	Config     spec.Config     // merged with the image
-	HostConfig spec.HostConfig // as given
-	Mounts     []MountPoint    `json:",omitempty"`
-	Ports      []network.Port  `json:",omitempty"` // asked for
+	Emulator   string              `json:",omitempty"` // path on the host
+	Config     spec.Config         // merged with the image
+	HostConfig spec.HostConfig     // as given
+	Mounts     []volume.MountPoint `json:",omitempty"`
+	Ports      []network.Port      `json:",omitempty"` // asked for
 	State      State
 	Endpoint   *network.Endpoint `json:",omitempty"` // while running on the bridge
 
@@ -68,20 +69,6 @@ func (s State) Status() string {
 		return "created"
 	}
 	return "exited"
-}
-
-// MountPoint is one mount of a container, as shown to users and as given to the runtime.
-type MountPoint struct {
-	Type        string // bind, volume, tmpfs
-	Name        string `json:",omitempty"` // of the volume
-	Source      string `json:",omitempty"`
-	Destination string
-	Mode        string `json:",omitempty"` // options as the user wrote them
-	RW          bool
-	Propagation string     `json:",omitempty"`
-	Subpath     string     `json:",omitempty"` // of the volume, looked up at each start
-	Anonymous   bool       `json:",omitempty"` // the volume belongs to the container
-	Mount       spec.Mount // for the runtime
 }
 
 // save writes the record. The caller holds c.mu.

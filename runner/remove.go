@@ -77,7 +77,9 @@ func (m *Manager) remove(ctx context.Context, c *container, withVolumes bool) er
 	if err := m.removeTask(ctx, c.id); err != nil {
 		return fmt.Errorf("cannot remove container %s: %w", c.id, err)
 	}
-	m.dropVolumes(rec, withVolumes)
+	if withVolumes {
+		m.dropVolumes(rec)
+	}
 	if err := errors.Join(c.log.Close(), os.RemoveAll(c.dir)); err != nil {
 		return fmt.Errorf("cannot remove container %s: %w", c.id, err)
 	}

@@ -55,7 +55,7 @@ func (m *Manager) restore(ctx context.Context) error {
 		return err
 	}
 	m.sweepPipes()
-	m.sweepSubpaths()
+	m.subpaths().Sweep()
 	for _, f := range results {
 		m.takeUp(f)
 	}
@@ -118,7 +118,9 @@ func (m *Manager) finishRemoval(ctx context.Context, dir string, rec Record, vol
 	if err := m.removeTask(ctx, filepath.Base(dir)); err != nil {
 		return err
 	}
-	m.dropVolumes(rec, volumes && rec.HostConfig.AutoRemove)
+	if volumes && rec.HostConfig.AutoRemove {
+		m.dropVolumes(rec)
+	}
 	return os.RemoveAll(dir)
 }
 

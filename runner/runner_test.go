@@ -9,17 +9,21 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/moby/moby/client/pkg/stringid"
 
 	"github.com/gantry-build/gantry/runner/spec"
+	"github.com/gantry-build/gantry/runner/volume"
 )
 
 // manager is one without containers, whose store nobody asks.
 func manager(t *testing.T) *Manager {
+	t.Helper()
 	dir := t.TempDir()
-	return &Manager{
-		o: Options{Root: dir}, byID: map[string]*container{}, names: map[string]string{},
-		volumes: &volumes{dir: filepath.Join(dir, "volumes")},
+	volumes, err := volume.Open(filepath.Join(dir, "volumes"))
+	if err != nil {
+		t.Fatal(err)
 	}
+	return &Manager{o: Options{Root: dir}, byID: map[string]*container{}, names: map[string]string{}, volumes: volumes}
 }
 
 // with adds a container.
@@ -42,8 +46,8 @@ func TestNames(t *testing.T) {
 	m := manager(t)
 	seen := map[string]bool{}
 	for range 500 {
-		name, err := m.reserve("", newID())
-		if err != nil || seen[name] || !validName.MatchString(name) {
+		name, err := m.reserve("", stringid.GenerateRandomID())
+		if err != nil || seen[name] || !spec.ValidName(name) {
 			t.Fatalf("%q %v", name, err)
 		}
 		seen[name] = true
@@ -225,5 +229,32 @@ func TestHealth(t *testing.T) {
 	}
 	if probeArgs(spec.Config{Healthcheck: &spec.Healthcheck{Test: []string{"NONE"}}}) != nil {
 		t.Error("NONE runs")
+	}
+}
+
+func TestVolumes(t *testing.T) {
+	m := manager(t)
+	v, err := m.CreateVolume("data", map[string]string{"a": "b"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := m.CreateVolume("data", nil); err != nil || !again.Created.Equal(v.Created) || again.Labels["a"] != "b" {
+		t.Errorf("%+v %v", again, err)
+	}
+	m.with(t, Record{ID: "aa", Name: "user", Mounts: []volume.MountPoint{{Type: "volume", Name: "data"}}})
+	if err := m.RemoveVolume("data"); !errdefs.IsConflict(err) {
+		t.Error("in use:", err)
+	}
+	delete(m.byID, "aa")
+	if err := m.RemoveVolume("data"); err != nil {
+		t.Error(err)
+	}
+	for _, name := range []string{"data", "../x"} {
+		if _, err := m.Volume(name); !errdefs.IsNotFound(err) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if list, err := m.Volumes(); err != nil || len(list) != 0 {
+		t.Errorf("%v %v", list, err)
 	}
 }

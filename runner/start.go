@@ -117,7 +117,7 @@ func (m *Manager) launch(ctx context.Context, c *container) (_ *run, ep *network
 	if err := dropTask(ctx, cont); err != nil {
 		return nil, nil, nil, err
 	}
-	mounts, release, err := m.sources(c.id, rec.Mounts)
+	mounts, release, err := m.subpaths().Mounts(c.id, rec.Mounts)
 	defer release()
 	if err != nil {
 		return nil, nil, nil, err

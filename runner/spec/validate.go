@@ -2,6 +2,7 @@ package spec
 
 import (
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -120,3 +121,8 @@ func checkHealth(c Config, _ HostConfig) error {
 	}
 	return oneOf("healthcheck test type", c.Healthcheck.Test[0], "", "NONE", "CMD", "CMD-SHELL")
 }
+
+var validName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]+$`)
+
+// ValidName tells whether a container or a volume may have the name.
+func ValidName(name string) bool { return validName.MatchString(name) }

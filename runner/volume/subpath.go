@@ -1,8 +1,9 @@
-package runner
+package volume
 
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -38,15 +39,21 @@ func openSubpath(volume, sub string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), filepath.Join(volume, sub)), nil
 }
 
-// sources returns the mounts of a container for runc. release unmounts what was mounted for it, and is
-// to be called, also after an error, when runc has made the container or is not going to.
-func (m *Manager) sources(id string, points []MountPoint) (mounts []spec.Mount, release func(), err error) {
-	dir := filepath.Join(m.subpathsDir(), id)
+// Subpaths are the parts of volumes that are mounted for containers that start.
+type Subpaths struct {
+	Dir string // where; gone after a reboot
+	Log *slog.Logger
+}
+
+// Mounts returns the mounts of a container for runc. release unmounts what was mounted for it, and is to be
+// called, also after an error, when runc has made the container or is not going to.
+func (s Subpaths) Mounts(id string, points []MountPoint) (mounts []spec.Mount, release func(), err error) {
+	dir := filepath.Join(s.Dir, id)
 	pinned := false
 	release = func() {
 		if pinned {
 			if err := unpin(dir); err != nil {
-				m.log.Warn("unmounting a container's volume subpaths", "container", id, "error", err)
+				s.Log.Warn("unmounting a container's volume subpaths", "container", id, "error", err)
 			}
 		}
 	}
@@ -108,14 +115,12 @@ func unpin(dir string) error {
 	return errors.Join(append(errs, err, os.Remove(dir))...)
 }
 
-// sweepSubpaths takes away what a killed daemon has left mounted.
-func (m *Manager) sweepSubpaths() {
-	dirs, _ := os.ReadDir(m.subpathsDir())
+// Sweep takes away what a killed daemon has left mounted.
+func (s Subpaths) Sweep() {
+	dirs, _ := os.ReadDir(s.Dir)
 	for _, d := range dirs {
-		if err := unpin(filepath.Join(m.subpathsDir(), d.Name())); err != nil {
-			m.log.Warn("unmounting volume subpaths", "error", err)
+		if err := unpin(filepath.Join(s.Dir, d.Name())); err != nil {
+			s.Log.Warn("unmounting volume subpaths", "error", err)
 		}
 	}
 }
-
-func (m *Manager) subpathsDir() string { return filepath.Join(m.o.State, "subpaths") }

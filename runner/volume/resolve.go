@@ -1,4 +1,4 @@
-package runner
+package volume
 
 import (
 	"errors"
@@ -9,24 +9,26 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/docker/docker/pkg/stringid"
+
 	"github.com/gantry-build/gantry/internal/fault"
 	"github.com/gantry-build/gantry/runner/spec"
 )
 
-// resolveMounts turns -v, --mount, --tmpfs, --volumes-from and the image's VOLUMEs into mounts, in
-// this order of precedence, and makes the volumes that they name.
-func (m *Manager) resolveMounts(rec Record) ([]MountPoint, error) {
+// Resolve turns -v, --mount, --tmpfs, --volumes-from and the image's VOLUMEs into mounts, in this order of
+// precedence, and makes the volumes that they name. mountsOf gives another container's mounts. What was
+// resolved before an error is returned with it.
+func (s *Store) Resolve(c spec.Config, h spec.HostConfig, mountsOf func(ref string) ([]MountPoint, error)) ([]MountPoint, error) {
 	var points []MountPoint
-	h := rec.HostConfig
 	for _, b := range h.Binds {
-		p, err := m.bind(b)
+		p, err := s.bind(b)
 		if err != nil {
 			return points, err
 		}
 		points = append(points, p)
 	}
 	for _, r := range h.Mounts {
-		p, err := m.mount(r)
+		p, err := s.mount(r)
 		if err != nil {
 			return points, err
 		}
@@ -42,7 +44,7 @@ func (m *Manager) resolveMounts(rec Record) ([]MountPoint, error) {
 		return slices.ContainsFunc(points, func(p MountPoint) bool { return p.Destination == path.Clean(dst) })
 	}
 	for _, from := range h.VolumesFrom {
-		others, err := m.volumesFrom(from)
+		others, err := volumesFrom(from, mountsOf)
 		if err != nil {
 			return points, err
 		}
@@ -52,11 +54,11 @@ func (m *Manager) resolveMounts(rec Record) ([]MountPoint, error) {
 			}
 		}
 	}
-	for _, dst := range slices.Sorted(maps.Keys(rec.Config.Volumes)) {
+	for _, dst := range slices.Sorted(maps.Keys(c.Volumes)) {
 		if taken(dst) {
 			continue
 		}
-		p, err := m.volume(Volume{Name: newID(), Anonymous: true}, dst, true)
+		p, err := s.volume(Volume{Name: stringid.GenerateRandomID(), Anonymous: true}, dst, true)
 		if err != nil {
 			return points, err
 		}
@@ -87,7 +89,7 @@ func checkTarget(dst string) error {
 }
 
 // bind resolves one -v: SOURCE:TARGET[:OPTIONS], where a source that is no absolute path is a volume.
-func (m *Manager) bind(b string) (MountPoint, error) {
+func (s *Store) bind(b string) (MountPoint, error) {
 	src, rest, _ := strings.Cut(b, ":")
 	dst, mode, _ := strings.Cut(rest, ":")
 	if src == "" || dst == "" {
@@ -107,7 +109,7 @@ func (m *Manager) bind(b string) (MountPoint, error) {
 			return p, fault.Invalid("error while creating mount source path '%s': %v", src, err)
 		}
 		p = bindPoint(src, dst, !o.readOnly)
-	} else if p, err = m.volume(Volume{Name: src}, dst, !o.readOnly); err != nil {
+	} else if p, err = s.volume(Volume{Name: src}, dst, !o.readOnly); err != nil {
 		return p, err
 	}
 	p.Mode, p.Propagation = mode, o.propagation
@@ -148,7 +150,7 @@ func bindPoint(src, dst string, rw bool) MountPoint {
 }
 
 // mount resolves one --mount.
-func (m *Manager) mount(r spec.MountRequest) (p MountPoint, err error) {
+func (s *Store) mount(r spec.MountRequest) (p MountPoint, err error) {
 	if err := checkTarget(r.Target); err != nil {
 		return p, err
 	}
@@ -156,7 +158,7 @@ func (m *Manager) mount(r spec.MountRequest) (p MountPoint, err error) {
 	case "bind":
 		return bindMount(r)
 	case "volume":
-		return m.volumeMount(r)
+		return s.volumeMount(r)
 	case "tmpfs":
 		if r.Source != "" {
 			return p, fault.Invalid("invalid mount config for type \"tmpfs\": source must not be specified")

@@ -1,4 +1,4 @@
-package runner
+package volume
 
 import (
 	"errors"
@@ -7,6 +7,8 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+
+	"github.com/docker/docker/pkg/stringid"
 
 	"github.com/gantry-build/gantry/internal/fault"
 	"github.com/gantry-build/gantry/runner/spec"
@@ -36,7 +38,7 @@ func bindMount(r spec.MountRequest) (p MountPoint, err error) {
 	return p, nil
 }
 
-func (m *Manager) volumeMount(r spec.MountRequest) (p MountPoint, err error) {
+func (s *Store) volumeMount(r spec.MountRequest) (p MountPoint, err error) {
 	var o spec.VolumeOptions
 	if r.VolumeOptions != nil {
 		o = *r.VolumeOptions
@@ -49,9 +51,9 @@ func (m *Manager) volumeMount(r spec.MountRequest) (p MountPoint, err error) {
 	}
 	vol := Volume{Name: r.Source, Labels: o.Labels}
 	if vol.Name == "" {
-		vol.Name, vol.Anonymous = newID(), true
+		vol.Name, vol.Anonymous = stringid.GenerateRandomID(), true
 	}
-	if p, err = m.volume(vol, r.Target, !r.ReadOnly); err != nil {
+	if p, err = s.volume(vol, r.Target, !r.ReadOnly); err != nil {
 		return p, err
 	}
 	if o.Subpath != "" {
@@ -69,8 +71,8 @@ func (m *Manager) volumeMount(r spec.MountRequest) (p MountPoint, err error) {
 }
 
 // volume makes a volume and mounts it.
-func (m *Manager) volume(v Volume, dst string, rw bool) (MountPoint, error) {
-	v, err := m.volumes.ensure(v)
+func (s *Store) volume(v Volume, dst string, rw bool) (MountPoint, error) {
+	v, err := s.Ensure(v)
 	if err != nil {
 		return MountPoint{}, err
 	}
@@ -80,17 +82,17 @@ func (m *Manager) volume(v Volume, dst string, rw bool) (MountPoint, error) {
 }
 
 // volumesFrom returns the mounts of another container, as CONTAINER[:ro|rw] asks.
-func (m *Manager) volumesFrom(from string) ([]MountPoint, error) {
+func volumesFrom(from string, mountsOf func(ref string) ([]MountPoint, error)) ([]MountPoint, error) {
 	ref, mode, _ := strings.Cut(from, ":")
 	if mode != "" && mode != "ro" && mode != "rw" {
 		return nil, fault.Invalid("invalid mode: %s", mode)
 	}
-	other, err := m.Get(ref)
+	others, err := mountsOf(ref)
 	if err != nil {
 		return nil, fault.Invalid("%v", err) // not a 404: docker run would pull the image
 	}
 	var points []MountPoint
-	for _, p := range other.Mounts {
+	for _, p := range others {
 		if p.Type == "tmpfs" {
 			continue
 		}

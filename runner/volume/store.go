@@ -1,0 +1,169 @@
+// Package volume keeps the volumes of a data root, and turns what a container asks for, binds, volumes and
+// tmpfs, into mounts: -v, --mount, --tmpfs, --volumes-from and the image's own volumes.
+package volume
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/continuity/fs"
+
+	"github.com/gantry-build/gantry/internal/fault"
+	"github.com/gantry-build/gantry/internal/state"
+	"github.com/gantry-build/gantry/runner/spec"
+)
+
+// Volume is a directory that outlives containers: <root>/volumes/<name>/_data.
+type Volume struct {
+	Name      string
+	Labels    map[string]string `json:",omitempty"`
+	Created   time.Time
+	Anonymous bool   `json:",omitempty"`
+	Path      string `json:"-"` // the data
+}
+
+// MountPoint is one mount of a container, as shown to users and as given to the runtime.
+type MountPoint struct {
+	Type        string // bind, volume, tmpfs
+	Name        string `json:",omitempty"` // of the volume
+	Source      string `json:",omitempty"`
+	Destination string
+	Mode        string `json:",omitempty"` // options as the user wrote them
+	RW          bool
+	Propagation string     `json:",omitempty"`
+	Subpath     string     `json:",omitempty"` // of the volume, looked up at each start
+	Anonymous   bool       `json:",omitempty"` // the volume belongs to the container
+	Mount       spec.Mount // for the runtime
+}
+
+// Store is the volumes of one data root. It is safe for concurrent use.
+type Store struct {
+	dir string
+	mu  sync.Mutex
+}
+
+// Open returns the volumes below dir, which is made private.
+func Open(dir string) (*Store, error) { return &Store{dir: dir}, state.Private(dir) }
+
+// Ensure returns the volume, making it when it is not there. A name that no volume can have is an
+// errdefs.ErrInvalidArgument.
+func (s *Store) Ensure(want Volume) (Volume, error) {
+	if !spec.ValidName(want.Name) {
+		return want, fault.Invalid("%q includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. "+
+			"If you intended to pass a host directory, use absolute path", want.Name)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if have, err := s.read(want.Name); err == nil || !errors.Is(err, os.ErrNotExist) {
+		return have, err
+	}
+	want.Created = time.Now().UTC()
+	want.Path = filepath.Join(s.dir, want.Name, "_data")
+	if err := os.MkdirAll(want.Path, 0o755); err != nil {
+		return want, fmt.Errorf("volume %s: %w", want.Name, err)
+	}
+	data, err := json.Marshal(want)
+	if err == nil {
+		err = state.Write(filepath.Join(s.dir, want.Name, "volume.json"), data, 0o600)
+	}
+	if err != nil {
+		return want, fmt.Errorf("volume %s: %w", want.Name, err)
+	}
+	return want, nil
+}
+
+func (s *Store) read(name string) (Volume, error) {
+	var vol Volume
+	data, err := os.ReadFile(filepath.Join(s.dir, name, "volume.json"))
+	if err != nil {
+		return vol, err
+	}
+	if err := json.Unmarshal(data, &vol); err != nil {
+		return vol, fmt.Errorf("volume %s: %w", name, err)
+	}
+	vol.Path = filepath.Join(s.dir, name, "_data")
+	return vol, nil
+}
+
+// Remove deletes a volume and its data. The caller has seen that nothing refers to it.
+func (s *Store) Remove(name string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return os.RemoveAll(filepath.Join(s.dir, name))
+}
+
+// Get returns one volume; errdefs.ErrNotFound without it.
+func (s *Store) Get(name string) (Volume, error) {
+	if spec.ValidName(name) {
+		vol, err := s.read(name)
+		if !errors.Is(err, os.ErrNotExist) {
+			return vol, err
+		}
+	}
+	return Volume{}, fault.NotFound("get %s: no such volume", name)
+}
+
+// List returns all volumes, by name.
+func (s *Store) List() ([]Volume, error) {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return nil, err
+	}
+	var list []Volume
+	for _, e := range entries {
+		vol, err := s.read(e.Name())
+		if errors.Is(err, os.ErrNotExist) {
+			continue // being made, or being removed
+		}
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, vol)
+	}
+	return list, nil
+}
+
+// Fill copies what the image has at a volume's place into the volume, when that is empty. rootfs calls its
+// argument with the image's root file system, and is called only when there is something to fill.
+func Fill(points []MountPoint, rootfs func(func(root string) error) error) error {
+	var fresh []MountPoint
+	for _, p := range points {
+		if p.Type != "volume" || nocopy(p) {
+			continue
+		}
+		if entries, err := os.ReadDir(p.Source); err == nil && len(entries) == 0 {
+			fresh = append(fresh, p)
+		}
+	}
+	if len(fresh) == 0 {
+		return nil
+	}
+	return rootfs(func(root string) error {
+		for _, p := range fresh {
+			if err := fill(root, p); err != nil {
+				return fmt.Errorf("filling volume %s from %s in the image: %w", p.Name, p.Destination, err)
+			}
+		}
+		return nil
+	})
+}
+
+func nocopy(p MountPoint) bool { return slices.Contains(strings.Split(p.Mode, ","), "nocopy") }
+
+func fill(root string, p MountPoint) error {
+	src, err := fs.RootPath(root, p.Destination)
+	if err != nil {
+		return err
+	}
+	if st, err := os.Stat(src); err != nil || !st.IsDir() {
+		return nil // nothing there to copy
+	}
+	return fs.CopyDir(p.Source, src)
+}
