@@ -10,12 +10,14 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/docker/go-units"
-	"github.com/gantry-build/gantry/runner"
-	"github.com/gantry-build/gantry/runner/spec"
 	"github.com/moby/moby/api/types/blkiodev"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/mount"
 	"github.com/moby/moby/api/types/network"
+
+	"github.com/gantry-build/gantry/runner"
+	"github.com/gantry-build/gantry/runner/process"
+	"github.com/gantry-build/gantry/runner/spec"
 )
 
 func ptr[T any](v T) *T { return &v }
@@ -128,8 +130,8 @@ func TestStatusText(t *testing.T) {
 		"Created": {}, "Up 3 minutes": {Running: true, StartedAt: ago}, "Up 3 minutes (Paused)": {Running: true, Paused: true, StartedAt: ago},
 		"Exited (7) 3 minutes ago":        {ExitCode: 7, FinishedAt: ago},
 		"Restarting (1) 3 minutes ago":    {Running: true, Restarting: true, ExitCode: 1, FinishedAt: ago},
-		"Up 3 minutes (healthy)":          {Running: true, StartedAt: ago, Health: &runner.Health{Status: "healthy"}},
-		"Up 3 minutes (health: starting)": {Running: true, StartedAt: ago, Health: &runner.Health{Status: "starting"}},
+		"Up 3 minutes (healthy)":          {Running: true, StartedAt: ago, Health: &process.Health{Status: "healthy"}},
+		"Up 3 minutes (health: starting)": {Running: true, StartedAt: ago, Health: &process.Health{Status: "starting"}},
 	} {
 		if got := statusText(s, now); got != want {
 			t.Errorf("%q, want %q", got, want)

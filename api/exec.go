@@ -3,9 +3,11 @@ package api
 import (
 	"net/http"
 
-	"github.com/gantry-build/gantry/runner"
-	"github.com/gantry-build/gantry/runner/spec"
 	"github.com/moby/moby/api/types/container"
+
+	"github.com/gantry-build/gantry/runner"
+	"github.com/gantry-build/gantry/runner/process"
+	"github.com/gantry-build/gantry/runner/spec"
 )
 
 func registerExec(r *Router, m *runner.Manager) {
@@ -23,7 +25,7 @@ func (e *execAPI) create(w http.ResponseWriter, r *http.Request) error {
 	if err := readJSON(r, &body); err != nil {
 		return err
 	}
-	cfg := runner.ExecConfig{
+	cfg := process.Config{
 		Exec: spec.Exec{
 			Args: body.Cmd, Env: body.Env, User: body.User, WorkingDir: body.WorkingDir, Tty: body.Tty, Privileged: body.Privileged,
 		},
@@ -32,7 +34,7 @@ func (e *execAPI) create(w http.ResponseWriter, r *http.Request) error {
 	if body.ConsoleSize != nil {
 		cfg.ConsoleSize = *body.ConsoleSize
 	}
-	id, err := e.m.ExecCreate(r.PathValue("id"), cfg)
+	id, err := e.m.Processes.Create(r.PathValue("id"), cfg)
 	if err != nil {
 		return err
 	}
@@ -51,18 +53,18 @@ func (e *execAPI) start(w http.ResponseWriter, r *http.Request) error {
 		size = *body.ConsoleSize
 	}
 	id := r.PathValue("id")
-	x, err := e.m.ExecInspect(id)
+	x, err := e.m.Processes.Inspect(id)
 	if err != nil {
 		return err
 	}
 	if body.Detach {
-		if err := e.m.ExecStart(r.Context(), id, size); err != nil {
+		if err := e.m.Processes.Start(r.Context(), id, size); err != nil {
 			return err
 		}
 		w.WriteHeader(http.StatusOK)
 		return nil
 	}
-	at, err := e.m.ExecAttach(id)
+	at, err := e.m.Processes.Attach(id)
 	if err != nil {
 		return err
 	}
@@ -74,7 +76,7 @@ func (e *execAPI) start(w http.ResponseWriter, r *http.Request) error {
 	defer p.conn.Close()
 	p.stdin, p.stdout, p.stderr = x.Config.AttachStdin, x.Config.AttachStdout, x.Config.AttachStderr
 	p.endInput = !x.Config.Tty
-	if err := e.m.ExecStart(r.Context(), id, size); err != nil {
+	if err := e.m.Processes.Start(r.Context(), id, size); err != nil {
 		p.fail(err)
 		return nil
 	}
@@ -87,7 +89,7 @@ func (e *execAPI) resize(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := e.m.ExecResize(r.Context(), r.PathValue("id"), h, width); err != nil {
+	if err := e.m.Processes.Resize(r.Context(), r.PathValue("id"), h, width); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusOK)
@@ -95,7 +97,7 @@ func (e *execAPI) resize(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (e *execAPI) inspect(w http.ResponseWriter, r *http.Request) error {
-	x, err := e.m.ExecInspect(r.PathValue("id"))
+	x, err := e.m.Processes.Inspect(r.PathValue("id"))
 	if err != nil {
 		return err
 	}

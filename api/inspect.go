@@ -10,10 +10,11 @@ import (
 	"time"
 
 	"github.com/containerd/platforms"
-	"github.com/gantry-build/gantry/runner"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/mount"
 	"github.com/moby/moby/api/types/network"
+
+	"github.com/gantry-build/gantry/runner"
 )
 
 func (c *containersAPI) inspect(w http.ResponseWriter, r *http.Request) error {
@@ -25,7 +26,7 @@ func (c *containersAPI) inspect(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	out.ExecIDs = c.m.Execs(rec.ID)
+	out.ExecIDs = c.m.Processes.Of(rec.ID)
 	if flag(r, "size") {
 		own, whole, err := c.m.Size(r.Context(), rec.ID)
 		if err != nil {

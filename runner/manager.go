@@ -32,6 +32,7 @@ import (
 	"github.com/gantry-build/gantry/internal/state"
 	"github.com/gantry-build/gantry/qemu"
 	"github.com/gantry-build/gantry/runner/network"
+	"github.com/gantry-build/gantry/runner/process"
 	"github.com/gantry-build/gantry/runner/volume"
 )
 
@@ -73,13 +74,14 @@ type Options struct {
 
 // Manager keeps the containers of one data root. All methods are safe for concurrent use.
 type Manager struct {
+	Processes *process.Table // further processes in running containers
+
 	o       Options
 	store   images
 	client  *client.Client
 	log     *slog.Logger
 	volumes *volume.Store
 	events  bus
-	execs   execTable
 
 	ctx  context.Context // ends with Close; what outlives a request runs under it
 	stop context.CancelFunc
@@ -111,6 +113,9 @@ func Start(ctx context.Context, o Options) (*Manager, error) {
 	if m.volumes, err = volume.Open(filepath.Join(o.Root, "volumes")); err != nil {
 		return nil, fmt.Errorf("runner: %w", err)
 	}
+	m.Processes = process.New(process.Options{
+		Context: m.ctx, Pipes: m.fifoDir(), Log: m.log, Find: m.runningIn, Background: m.background,
+	})
 	if err := m.restore(ctx); err != nil {
 		_ = m.Close()
 		return nil, fmt.Errorf("taking up containers in %s: %w", o.Root, err)
@@ -127,7 +132,7 @@ func (m *Manager) Close() error {
 	for _, c := range m.all() {
 		c.release()
 	}
-	m.execs.release()
+	m.Processes.Release()
 	m.wg.Wait()
 	for _, c := range m.all() {
 		_ = c.log.Close()
@@ -182,6 +187,30 @@ func (m *Manager) find(ref string) (*container, error) {
 		return nil, errdefs.ErrNotFound.WithMessage("No such container: " + ref)
 	}
 	return found, nil
+}
+
+// runningIn is a container for further processes.
+func (m *Manager) runningIn(ref string) (process.Container, error) {
+	c, err := m.find(ref)
+	if err != nil {
+		return process.Container{}, err
+	}
+	r, err := c.running()
+	if err != nil {
+		return process.Container{}, err
+	}
+	rec := c.record()
+	event := func(action string, extra ...string) { m.emit(c.record(), action, extra...) }
+	return process.Container{ID: c.id, Task: r.task, User: rec.Config.User, Paused: rec.State.Paused, Event: event}, nil
+}
+
+// Top lists the processes of a container, as process.Top.
+func (m *Manager) Top(ctx context.Context, ref, psArgs string) (titles []string, rows [][]string, err error) {
+	c, err := m.runningIn(ref)
+	if err != nil {
+		return nil, nil, err
+	}
+	return process.Top(ctx, c.Task, psArgs)
 }
 
 // Get returns a copy of a container's record. errdefs.ErrNotFound when there is none.

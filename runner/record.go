@@ -10,6 +10,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/gantry-build/gantry/runner/network"
+	"github.com/gantry-build/gantry/runner/process"
 	"github.com/gantry-build/gantry/runner/spec"
 	"github.com/gantry-build/gantry/runner/volume"
 
@@ -51,7 +52,7 @@ type State struct {
 	Error      string `json:",omitempty"` // why the last start failed
 	StartedAt  time.Time
 	FinishedAt time.Time
-	Health     *Health `json:",omitempty"`
+	Health     *process.Health `json:",omitempty"`
 }
 
 // Status is the state in one word: created, running, paused, restarting, removing or exited.

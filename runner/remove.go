@@ -89,7 +89,7 @@ func (m *Manager) remove(ctx context.Context, c *container, withVolumes bool) er
 		delete(m.names, rec.Name)
 	}
 	m.mu.Unlock()
-	m.execs.forget(c.id)
+	m.Processes.Forget(c.id)
 	c.streams.End()
 	m.emit(rec, "destroy")
 	close(c.removed)

@@ -3,7 +3,6 @@ package runner
 import (
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -11,6 +10,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/client/pkg/stringid"
 
+	"github.com/gantry-build/gantry/runner/process"
 	"github.com/gantry-build/gantry/runner/spec"
 	"github.com/gantry-build/gantry/runner/volume"
 )
@@ -92,7 +92,7 @@ func TestRecordSurvives(t *testing.T) {
 	m := manager(t)
 	c := m.with(t, Record{ID: "ab", Name: "x", Config: spec.Config{Cmd: []string{"a"}, Volumes: map[string]struct{}{"/v": {}}}})
 	err := c.update(func(r *Record) {
-		r.State = State{Running: true, StartedAt: time.Now().UTC().Truncate(0), Health: &Health{Status: "healthy"}}
+		r.State = State{Running: true, StartedAt: time.Now().UTC().Truncate(0), Health: &process.Health{Status: "healthy"}}
 		r.HostConfig.MaskedPaths = []string{}
 	})
 	if err != nil {
@@ -204,31 +204,6 @@ func TestEvents(t *testing.T) {
 	m.events.close()
 	if _, ok := <-ch; ok {
 		t.Error("open after close")
-	}
-}
-
-func TestHealth(t *testing.T) {
-	h := Health{Status: "starting"}
-	steps := []struct {
-		code     int
-		starting bool
-		want     string
-	}{{1, true, "starting"}, {1, true, "starting"}, {1, false, "starting"}, {1, false, "unhealthy"}, {0, false, "healthy"}, {-1, false, "healthy"}, {1, false, "unhealthy"}}
-	for i, s := range steps {
-		if h = nextHealth(h, 2, Probe{ExitCode: s.code}, s.starting); h.Status != s.want {
-			t.Errorf("step %d: %+v, want %s", i, h, s.want)
-		}
-	}
-	if len(h.Log) != probesKept {
-		t.Errorf("%d probes kept", len(h.Log))
-	}
-	shell := []string{"/bin/bash", "-c"}
-	got := probeArgs(spec.Config{Shell: shell, Healthcheck: &spec.Healthcheck{Test: []string{"CMD-SHELL", "true"}}})
-	if !slices.Equal(got, []string{"/bin/bash", "-c", "true"}) || len(shell) != 2 {
-		t.Error(got)
-	}
-	if probeArgs(spec.Config{Healthcheck: &spec.Healthcheck{Test: []string{"NONE"}}}) != nil {
-		t.Error("NONE runs")
 	}
 }
 
