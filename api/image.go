@@ -192,12 +192,14 @@ func (i *Images) remove(w http.ResponseWriter, r *http.Request, name string) err
 	gone := []images.Image{rec}
 	if full, err := fullName(name, ""); (err != nil || full != rec.Name) && byID(name, id.Encoded()) {
 		if len(same) > 1 && !force {
-			return fmt.Errorf("conflict: unable to delete %s (must be forced) - image is referenced in multiple repositories: %w", id.Encoded()[:12], errdefs.ErrFailedPrecondition)
+			return fmt.Errorf("conflict: unable to delete %s (must be forced) - image is referenced in multiple repositories: %w",
+				id.Encoded()[:12], errdefs.ErrFailedPrecondition)
 		}
 		gone = same
 	}
 	if users := i.Users(id.String()); len(users) > 0 && len(gone) == len(same) && !force {
-		return fmt.Errorf("conflict: unable to remove repository reference %q (must force) - container %s is using its referenced image %s: %w", name, users[0][:12], id.Encoded()[:12], errdefs.ErrFailedPrecondition)
+		return fmt.Errorf("conflict: unable to remove repository reference %q (must force) - container %s is using its referenced image "+
+			"%s: %w", name, users[0][:12], id.Encoded()[:12], errdefs.ErrFailedPrecondition)
 	}
 	out := []image.DeleteResponse{}
 	for _, g := range gone {

@@ -83,7 +83,8 @@ func state(s runner.State) *container.State {
 	if h := s.Health; h != nil {
 		out.Health = &container.Health{Status: container.HealthStatus(h.Status), FailingStreak: h.FailingStreak}
 		for _, p := range h.Log {
-			out.Health.Log = append(out.Health.Log, &container.HealthcheckResult{Start: p.Start, End: p.End, ExitCode: p.ExitCode, Output: p.Output})
+			out.Health.Log = append(out.Health.Log,
+				&container.HealthcheckResult{Start: p.Start, End: p.End, ExitCode: p.ExitCode, Output: p.Output})
 		}
 	}
 	return out

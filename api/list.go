@@ -26,7 +26,10 @@ func (c *containersAPI) list(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := f.only("id", "name", "label", "status", "exited", "ancestor", "volume", "network", "health", "before", "since", "is-task"); err != nil {
+	known := []string{
+		"id", "name", "label", "status", "exited", "ancestor", "volume", "network", "health", "before", "since", "is-task",
+	}
+	if err := f.only(known...); err != nil {
 		return err
 	}
 	limit, err := intOf(r, "limit", 0)
@@ -183,7 +186,9 @@ func portSummaries(rec runner.Record) []container.PortSummary {
 	shown := map[string]bool{}
 	if rec.Endpoint != nil {
 		for _, p := range rec.Endpoint.Ports {
-			out = append(out, container.PortSummary{IP: anyAddr(p.HostIP), PrivatePort: p.ContainerPort, PublicPort: p.HostPort, Type: p.Proto})
+			out = append(out, container.PortSummary{
+				IP: anyAddr(p.HostIP), PrivatePort: p.ContainerPort, PublicPort: p.HostPort, Type: p.Proto,
+			})
 			shown[strconv.Itoa(int(p.ContainerPort))+"/"+p.Proto] = true
 		}
 	}

@@ -36,11 +36,15 @@ func Serve(l net.Listener, h http.Handler, b *Build) *Server {
 	s := &Server{
 		stop: stop, l: l, build: b, toHTTP: newHandoff(l.Addr()), open: map[*conn]struct{}{},
 	}
-	s.http = &http.Server{ReadHeaderTimeout: time.Minute, BaseContext: func(net.Listener) context.Context { return context.WithValue(ctx, servingKey{}, ctx) }, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s.busy.Add(1)
-		defer s.busy.Done()
-		h.ServeHTTP(w, r)
-	})}
+	s.http = &http.Server{
+		ReadHeaderTimeout: time.Minute,
+		BaseContext:       func(net.Listener) context.Context { return context.WithValue(ctx, servingKey{}, ctx) },
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			s.busy.Add(1)
+			defer s.busy.Done()
+			h.ServeHTTP(w, r)
+		}),
+	}
 	s.wg.Go(func() { _ = s.http.Serve(s.toHTTP) })
 	s.wg.Go(func() { _ = b.grpc.Serve(b.conns) })
 	s.wg.Go(s.accept)

@@ -128,7 +128,8 @@ func (i *Images) auth(w http.ResponseWriter, r *http.Request) error {
 	if host == "" || host == "index.docker.io/v1" {
 		host = "docker.io"
 	}
-	if err := i.Login(r.Context(), host, transfer.Credentials{Username: c.Username, Password: c.Password, IdentityToken: c.IdentityToken}); err != nil {
+	if err := i.Login(r.Context(), host,
+		transfer.Credentials{Username: c.Username, Password: c.Password, IdentityToken: c.IdentityToken}); err != nil {
 		return fmt.Errorf("%w: %w", err, errdefs.ErrUnauthenticated)
 	}
 	return writeJSON(w, http.StatusOK, registry.AuthResponse{Status: "Login Succeeded"})

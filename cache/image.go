@@ -221,7 +221,8 @@ func (s *Store) rootfs(ctx context.Context, record images.Image, img *Image) (st
 	ci := client.NewImageWithPlatform(s.Client, images.Image{Name: record.Name, Target: img.Manifest}, platforms.All)
 	if err := ci.Unpack(ctx, Snapshotter); err != nil {
 		// Not "not found" for the caller, who would pull another image of this name.
-		return "", fmt.Errorf("unpacking %s for %s: %w: %w", familiar(record.Name), platforms.Format(img.Platform), errdefs.ErrDataLoss, errors.New(err.Error()))
+		return "", fmt.Errorf("unpacking %s for %s: %w: %w",
+			familiar(record.Name), platforms.Format(img.Platform), errdefs.ErrDataLoss, errors.New(err.Error()))
 	}
 	if err := s.offer(ctx, img); err != nil {
 		return "", err

@@ -25,10 +25,13 @@ func (s *Store) verify(ctx context.Context, img *Image, diffID func(context.Cont
 	return nil
 }
 
-func (s *Store) verifyLayers(ctx context.Context, img *Image, diffID func(context.Context, ocispec.Descriptor) (digest.Digest, error)) error {
+func (s *Store) verifyLayers(
+	ctx context.Context, img *Image, diffID func(context.Context, ocispec.Descriptor) (digest.Digest, error),
+) error {
 	diffs := img.Config.RootFS.DiffIDs
 	if len(diffs) != len(img.Layers) {
-		return fmt.Errorf("it is broken: its manifest has %d layers, its configuration names %d: %w", len(img.Layers), len(diffs), errdefs.ErrDataLoss)
+		return fmt.Errorf("it is broken: its manifest has %d layers, its configuration names %d: %w",
+			len(img.Layers), len(diffs), errdefs.ErrDataLoss)
 	}
 	for i, l := range img.Layers {
 		got, err := diffID(ctx, l)
@@ -39,7 +42,8 @@ func (s *Store) verifyLayers(ctx context.Context, img *Image, diffID func(contex
 			return fmt.Errorf("layer %s: %w", l.Digest, err)
 		}
 		if got != diffs[i] {
-			return fmt.Errorf("it is broken: layer %s unpacks to %s, and the configuration says %s: %w", l.Digest, got, diffs[i], errdefs.ErrDataLoss)
+			return fmt.Errorf("it is broken: layer %s unpacks to %s, and the configuration says %s: %w",
+				l.Digest, got, diffs[i], errdefs.ErrDataLoss)
 		}
 	}
 	return nil

@@ -29,7 +29,8 @@ func ExecEmulated(ctx context.Context, o Options, argv []string) (exitCode int, 
 		return 0, errors.New("no command to run; name one after --")
 	}
 	if o.Policy == Off {
-		return 0, fmt.Errorf("running %s with emulators: emulation is off; allow it with emulation = \"auto\" in the configuration", argv[0])
+		return 0, fmt.Errorf("running %s with emulators: emulation is off; allow it with emulation = \"auto\" in the configuration",
+			argv[0])
 	}
 	k := linux{}
 	f := found{native: k.native(), emulators: o.Emulators, broken: make(map[string]string)}

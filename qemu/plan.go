@@ -89,7 +89,8 @@ func (f found) emulate(w Way) (Way, error) {
 		return Way{}, f.refuse(w.Platform, fmt.Sprintf("%s does not run this variant", t.program))
 	}
 	if f.policy == Off {
-		return Way{}, &RefusedError{w.Platform, "emulation is off", "set emulation = \"auto\" in the daemon's configuration, or start it with --emulation auto"}
+		return Way{}, &RefusedError{w.Platform, "emulation is off", "set emulation = \"auto\" in the daemon's configuration, or start it " +
+			"with --emulation auto"}
 	}
 	reason := f.reason(arch)
 	e, ours := f.emulators[arch]
@@ -128,7 +129,9 @@ func (f found) byEntry(w Way, e entry, reason string) (Way, error) {
 		return w, nil
 	}
 	if f.shared != nil && reason == "" {
-		return Way{}, &RefusedError{w.Platform, why, fmt.Sprintf("remove it (echo -1 >%s/%s) and gantry registers its own, or register a working emulator with flag F", hostTable, e.name)}
+		next := fmt.Sprintf("remove it (echo -1 >%s/%s) and gantry registers its own, or register a working emulator with flag F",
+			hostTable, e.name)
+		return Way{}, &RefusedError{w.Platform, why, next}
 	}
 	if reason == "" {
 		reason = "no native CPU"
@@ -152,9 +155,11 @@ func (f found) reason(arch string) string {
 func (f found) refuse(p ocispec.Platform, reason string) error {
 	if t, ok := targetFor(p.Architecture); ok && p.OS == "linux" && !f.isNative(p.Architecture) && t.runs(p.Variant) {
 		if f.policy == Private {
-			return &RefusedError{p, reason, "allow the machine's table with emulation = \"auto\" in the daemon's configuration, or install emulators for the whole machine (Debian: apt-get install qemu-user-static binfmt-support) and restart the daemon"}
+			return &RefusedError{p, reason, "allow the machine's table with emulation = \"auto\" in the daemon's configuration, or " +
+				"install emulators for the whole machine (Debian: apt-get install qemu-user-static binfmt-support) and restart the daemon"}
 		}
-		return &RefusedError{p, reason, "install emulators for the whole machine (Debian: apt-get install qemu-user-static binfmt-support) and restart the daemon"}
+		return &RefusedError{p, reason, "install emulators for the whole machine (Debian: apt-get install qemu-user-static " +
+			"binfmt-support) and restart the daemon"}
 	}
 	return &RefusedError{p, reason, "this machine runs " + f.list()}
 }

@@ -60,10 +60,11 @@ func (w Way) Shared() bool { return w.ensure != nil }
 const keeper = "/dev/.binfmt"
 
 // Edit changes the OCI spec of a container so that it runs this way: it makes the
-// entry that it needs in the machine's table, or it joins the user namespace and keeps the table alive. A /sys of its own stays one only when
-// the runtime also makes the network namespace, because the kernel lets no one
-// else mount sysfs; otherwise it becomes a bind of the host's. The same goes for
-// /proc and the process namespace. The spec does not change when Namespace is
+// entry that it needs in the machine's table, or it joins the user namespace and
+// keeps the table alive. A /sys of its own stays one only when the runtime also
+// makes the network namespace, because the kernel lets no one else mount sysfs;
+// otherwise it becomes a bind of the host's. The same goes for /proc and the
+// process namespace. The spec does not change when Namespace is
 // empty, and editing twice is editing once, so a stored spec can be brought up to date.
 //
 // The error says that the spec asks for another user namespace, in which no
@@ -96,7 +97,8 @@ func (w Way) joinUser(l *specs.Linux) error {
 	i := slices.IndexFunc(l.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.UserNamespace })
 	switch {
 	case len(l.UIDMappings)+len(l.GIDMappings) > 0, i >= 0 && l.Namespaces[i].Path == "":
-		return fmt.Errorf("an emulated container (%s) cannot have a user namespace of its own; run it without user mappings", show(w.Platform))
+		return fmt.Errorf("an emulated container (%s) cannot have a user namespace of its own; run it without user mappings",
+			show(w.Platform))
 	case i >= 0:
 		l.Namespaces[i] = join
 	default:
@@ -137,7 +139,8 @@ func bindProc(s *specs.Spec) {
 		if m.Type != "proc" {
 			continue
 		}
-		s.Mounts[i] = specs.Mount{Destination: m.Destination, Type: "bind", Source: "/proc", Options: []string{"rbind", "nosuid", "noexec", "nodev"}}
+		s.Mounts[i] = specs.Mount{Destination: m.Destination, Type: "bind", Source: "/proc",
+			Options: []string{"rbind", "nosuid", "noexec", "nodev"}}
 		if !slices.Contains(s.Linux.MaskedPaths, table) {
 			s.Linux.MaskedPaths = append(s.Linux.MaskedPaths, table)
 		}

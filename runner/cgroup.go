@@ -35,7 +35,8 @@ func checkCgroups(root string) check.Finding {
 		return noMemory
 	case len(lacking) > 0:
 		return check.Finding{
-			Subject: subject, Text: "the kernel has no " + strings.Join(lacking, " and no ") + " cgroup, so that such limits have no effect",
+			Subject: subject, Text: "the kernel has no " + strings.Join(lacking, " and no ") + " cgroup, so that such limits have no " +
+				"effect",
 			Next: "take a kernel with it",
 		}
 	}

@@ -65,7 +65,8 @@ func (m *Manager) Create(ctx context.Context, req CreateRequest) (id string, war
 		warnings = append(warnings, noMemory.Error().Error())
 	}
 	if way.Shared() {
-		warnings = append(warnings, fmt.Sprintf("%s runs under %s, registered for the whole machine while gantry needs it", platforms.Format(rec.Platform), filepath.Base(way.Emulator)))
+		warnings = append(warnings, fmt.Sprintf("%s runs under %s, registered for the whole machine while gantry needs it",
+			platforms.Format(rec.Platform), filepath.Base(way.Emulator)))
 	}
 	return rec.ID, warnings, nil
 }
@@ -234,7 +235,8 @@ func (m *Manager) warn(req CreateRequest, rec Record) []string {
 	if req.Platform != nil || platforms.Only(host).Match(rec.Platform) {
 		return nil
 	}
-	return []string{fmt.Sprintf("The requested image's platform (%s) does not match the detected host platform (%s) and no specific platform was requested",
+	return []string{fmt.Sprintf("The requested image's platform (%s) does not match the detected host platform (%s) and no specific "+
+		"platform was requested",
 		platforms.FormatAll(rec.Platform), platforms.FormatAll(host))}
 }
 

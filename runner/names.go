@@ -36,7 +36,8 @@ func (m *Manager) reserve(name, id string) (string, error) {
 
 func nameTaken(name, owner string) error {
 	return errdefs.ErrConflict.WithMessage(fmt.Sprintf(
-		"Conflict. The container name %q is already in use by container %q. You have to remove (or rename) that container to be able to reuse that name.",
+		"Conflict. The container name %q is already in use by container %q. You have to remove (or rename) that container to be able to "+
+			"reuse that name.",
 		"/"+name, owner))
 }
 

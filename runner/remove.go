@@ -28,7 +28,8 @@ func (m *Manager) Remove(ctx context.Context, ref string, o RemoveOptions) error
 	ctx = context.WithoutCancel(scoped(ctx))
 	if rec := c.record(); rec.State.Running && !o.Force {
 		what := rec.State.Status()
-		return fault.Conflict("cannot remove container %q: container is %s: stop the container before removing or force remove", rec.Name, what)
+		return fault.Conflict("cannot remove container %q: container is %s: stop the container before removing or force remove", rec.Name,
+			what)
 	}
 	c.op.Lock()
 	defer c.op.Unlock()
@@ -39,7 +40,8 @@ func (m *Manager) Remove(ctx context.Context, ref string, o RemoveOptions) error
 		}
 	}
 	if c.current() != nil {
-		return fault.Conflict("cannot remove container %q: container is running: stop the container before removing or force remove", c.record().Name)
+		return fault.Conflict("cannot remove container %q: container is running: stop the container before removing or force remove",
+			c.record().Name)
 	}
 	return m.remove(ctx, c, o.Volumes)
 }

@@ -261,7 +261,8 @@ func (m *Manager) lost(c *container, cause error) {
 func (m *Manager) bootPolicy(c *container) {
 	rec := c.record()
 	p := rec.HostConfig.RestartPolicy.Name
-	wanted := p == "always" && !(m.o.Resumed && rec.ManuallyStopped) || p == "unless-stopped" && !rec.ManuallyStopped || rec.State.Restarting
+	wanted := p == "always" && !(m.o.Resumed && rec.ManuallyStopped) || p == "unless-stopped" && !rec.ManuallyStopped ||
+		rec.State.Restarting
 	if !wanted || rec.State.StartedAt.IsZero() {
 		if rec.HostConfig.AutoRemove && rec.State.Status() == "exited" {
 			m.background(func() { m.autoRemove(c) })

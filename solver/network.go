@@ -202,7 +202,9 @@ type governed struct {
 	policy func() (network.ProxyPolicy, error)
 }
 
-func (g governed) Run(ctx context.Context, id string, root executor.Mount, mounts []executor.Mount, process executor.ProcessInfo, started chan<- struct{}) (resourcestypes.Recorder, error) {
+func (g governed) Run(
+	ctx context.Context, id string, root executor.Mount, mounts []executor.Mount, process executor.ProcessInfo, started chan<- struct{},
+) (resourcestypes.Recorder, error) {
 	if err := g.apply(process); err != nil {
 		return nil, err
 	}

@@ -44,7 +44,9 @@ const (
 type Scan func(ctx context.Context, root, name string, created time.Time) ([]byte, error)
 
 // ResolveSourceMetadata implements worker.Worker: the scanner's image has a command, and nothing else.
-func (w *gantryWorker) ResolveSourceMetadata(ctx context.Context, op *pb.SourceOp, opt sourceresolver.Opt, sm *session.Manager, job bksolver.JobContext) (*sourceresolver.MetaResponse, error) {
+func (w *gantryWorker) ResolveSourceMetadata(
+	ctx context.Context, op *pb.SourceOp, opt sourceresolver.Opt, sm *session.Manager, job bksolver.JobContext,
+) (*sourceresolver.MetaResponse, error) {
 	if op.Identifier != scannerID {
 		return w.Worker.ResolveSourceMetadata(ctx, op, opt, sm, job)
 	}
@@ -52,7 +54,8 @@ func (w *gantryWorker) ResolveSourceMetadata(ctx context.Context, op *pb.SourceO
 	if err != nil {
 		return nil, err
 	}
-	return &sourceresolver.MetaResponse{Op: op, Image: &sourceresolver.ResolveImageResponse{Digest: digest.FromBytes(cfg), Config: cfg}}, nil
+	return &sourceresolver.MetaResponse{Op: op, Image: &sourceresolver.ResolveImageResponse{Digest: digest.FromBytes(cfg), Config: cfg}},
+		nil
 }
 
 // scannerImage is the op by which the scanner's image becomes an empty directory.
@@ -82,7 +85,9 @@ type scanning struct {
 }
 
 // Run implements executor.Executor: it writes a statement for each file system that is mounted as a source.
-func (s scanning) Run(ctx context.Context, _ string, _ executor.Mount, mounts []executor.Mount, process executor.ProcessInfo, started chan<- struct{}) (resourcestypes.Recorder, error) {
+func (s scanning) Run(
+	ctx context.Context, _ string, _ executor.Mount, mounts []executor.Mount, process executor.ProcessInfo, started chan<- struct{},
+) (resourcestypes.Recorder, error) {
 	if started != nil {
 		close(started)
 	}

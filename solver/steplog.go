@@ -47,7 +47,9 @@ type logged struct {
 	limit int64
 }
 
-func (l logged) Run(ctx context.Context, id string, root executor.Mount, mounts []executor.Mount, process executor.ProcessInfo, started chan<- struct{}) (resourcestypes.Recorder, error) {
+func (l logged) Run(
+	ctx context.Context, id string, root executor.Mount, mounts []executor.Mount, process executor.ProcessInfo, started chan<- struct{},
+) (resourcestypes.Recorder, error) {
 	if l.limit < 0 {
 		return l.Executor.Run(ctx, id, root, mounts, process, started)
 	}
@@ -163,7 +165,8 @@ func (l *stepLog) end() error {
 	begin := max(0, l.pos-l.half)
 	if begin > 0 {
 		begin = l.nextLine(begin)
-		_, err := fmt.Fprintf(l.runs[0].to, "\n[%s of output are left out here; %s is the limit of a step's log, and %s of the daemon's environment another]\n",
+		_, err := fmt.Fprintf(l.runs[0].to, "\n[%s of output are left out here; %s is the limit of a step's log, and %s of the daemon's "+
+			"environment another]\n",
 			units.BytesSize(float64(begin)), units.BytesSize(float64(2*l.half)), stepLogSize)
 		if err != nil {
 			return err

@@ -80,7 +80,9 @@ func Write(ctx context.Context, to content.Store, desc ocispec.Descriptor, v any
 }
 
 // Put is Write of bytes as they are.
-func Put(ctx context.Context, to content.Store, desc ocispec.Descriptor, data []byte, refs ...ocispec.Descriptor) (ocispec.Descriptor, error) {
+func Put(
+	ctx context.Context, to content.Store, desc ocispec.Descriptor, data []byte, refs ...ocispec.Descriptor,
+) (ocispec.Descriptor, error) {
 	desc.Digest, desc.Size = digest.FromBytes(data), int64(len(data))
 	labels := map[string]string{}
 	for i, r := range refs {

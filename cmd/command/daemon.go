@@ -44,7 +44,8 @@ func daemonCommand(at *place) *cobra.Command {
 	f.BoolVar(&o.auto, "auto", false, "")
 	_ = f.MarkHidden("auto")
 	f.DurationVar(&o.idle, "idle", idleDefault(), "how long a daemon that a command has started stays with nothing to do (env GANTRY_IDLE)")
-	f.StringVar(&o.emulation, "emulation", "", "where emulators may be registered: auto, private or off (default: what the configuration file says, or auto)")
+	f.StringVar(&o.emulation, "emulation", "", "where emulators may be registered: auto, private or off (default: what the configuration "+
+		"file says, or auto)")
 	cmd.AddCommand(daemonStatus(at), daemonStop(at))
 	return cmd
 }
@@ -245,7 +246,8 @@ func (p *place) call(ctx context.Context, method, path string, v any) error {
 
 // gone waits until the data root is free again.
 func (p *place) gone(ctx context.Context, pid int) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, 20*time.Second, fmt.Errorf("the daemon (pid %d) has not ended after 20s; see %s", pid, p.LogFile()))
+	ctx, cancel := context.WithTimeoutCause(ctx, 20*time.Second,
+		fmt.Errorf("the daemon (pid %d) has not ended after 20s; see %s", pid, p.LogFile()))
 	defer cancel()
 	return state.Unlocked(ctx, filepath.Join(p.Root(), "lock"))
 }

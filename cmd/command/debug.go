@@ -60,7 +60,8 @@ The step's secrets and SSH agents are there only where --secret and --ssh provid
 	f := cmd.Flags()
 	f.SetInterspersed(false)
 	f.StringArrayVar(&o.secrets, "secret", nil, `Secret to provide, as in build (format: "id=mysecret[,src=/local/secret]")`)
-	f.StringArrayVar(&o.ssh, "ssh", nil, `SSH agent socket or keys to provide, as in build (format: "default|<id>[=<socket>|<key>[,<key>]]")`)
+	f.StringArrayVar(&o.ssh, "ssh", nil,
+		`SSH agent socket or keys to provide, as in build (format: "default|<id>[=<socket>|<key>[,<key>]]")`)
 	cmd.AddCommand(debugList(at))
 	return cmd
 }
@@ -79,7 +80,9 @@ func debugList(at *place) *cobra.Command {
 			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 8, 3, ' ', 0)
 			fmt.Fprintln(w, "STEP ID\tBUILD ID\tSTEP\tPLATFORM\tEXIT\tFAILED")
 			for _, s := range steps {
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s ago\n", short(s.ID), short(strings.Join(s.Builds, ",")), oneLine(s.Name), s.Platform, s.Exit, units.HumanDuration(time.Since(s.Time)))
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s ago\n",
+					short(s.ID), short(strings.Join(s.Builds, ",")), oneLine(s.Name), s.Platform, s.Exit,
+					units.HumanDuration(time.Since(s.Time)))
 			}
 			return w.Flush()
 		},

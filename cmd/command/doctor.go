@@ -77,7 +77,8 @@ func (p *place) examine(ctx context.Context) ([]check.Finding, error) {
 // needRoot is said by the daemon as well.
 func needRoot() check.Finding {
 	if os.Getuid() != 0 {
-		return check.Finding{Subject: "user", Text: "gantry needs root (it mounts, and makes namespaces)", Next: "run it as root (sudo gantry ...)"}
+		return check.Finding{Subject: "user", Text: "gantry needs root (it mounts, and makes namespaces)",
+			Next: "run it as root (sudo gantry ...)"}
 	}
 	return check.OK("user", "root")
 }
@@ -87,7 +88,8 @@ const oldestMajor, oldestMinor = 5, 10
 
 func checkKernel(release string) check.Finding {
 	if !qemu.AtLeast(release, oldestMajor, oldestMinor) {
-		return check.Finding{Subject: "kernel", Text: "Linux " + release + " is too old", Next: fmt.Sprintf("take %d.%d or newer", oldestMajor, oldestMinor)}
+		return check.Finding{Subject: "kernel", Text: "Linux " + release + " is too old",
+			Next: fmt.Sprintf("take %d.%d or newer", oldestMajor, oldestMinor)}
 	}
 	return check.OK("kernel", "Linux "+release)
 }
@@ -134,7 +136,8 @@ func checkDisk(root string) check.Finding {
 	case free < roomToBuild:
 		return check.Finding{Subject: subject, Text: text, Next: "run gantry prune, or choose another directory with --root"}
 	case st.Files > 0 && st.Ffree < 100_000:
-		return check.Finding{Subject: subject, Text: fmt.Sprintf("%s has only %d inodes left", dir, st.Ffree), Next: "run gantry prune, or choose another directory with --root"}
+		return check.Finding{Subject: subject, Text: fmt.Sprintf("%s has only %d inodes left", dir, st.Ffree),
+			Next: "run gantry prune, or choose another directory with --root"}
 	}
 	return check.OK(subject, text)
 }
@@ -144,7 +147,8 @@ func checkClock(now time.Time) check.Finding {
 	const subject = "clock"
 	text := now.UTC().Format("2006-01-02 15:04:05 UTC")
 	if now.Before(time.Date(2026, time.November, 1, 0, 0, 0, 0, time.UTC)) {
-		return check.Finding{Subject: subject, Text: text + " is in the past, when no certificate is valid yet", Next: "run: timedatectl set-ntp true"}
+		return check.Finding{Subject: subject, Text: text + " is in the past, when no certificate is valid yet",
+			Next: "run: timedatectl set-ntp true"}
 	}
 	return check.OK(subject, text)
 }

@@ -128,5 +128,6 @@ func (p *place) ways(ctx context.Context) ([]way, error) {
 
 // emulation is what the machine may use; emulators that are not carried are refused later, by name.
 func (p *place) emulation(policy qemu.Policy, log *slog.Logger) qemu.Options {
-	return qemu.Options{Emulators: carriedEmulators(filepath.Join(p.Root(), "bin")), Policy: policy, Owner: p.Mark(), Mount: filepath.Join(p.State(), "binfmt_misc"), Log: log}
+	return qemu.Options{Emulators: carriedEmulators(filepath.Join(p.Root(), "bin")), Policy: policy, Owner: p.Mark(),
+		Mount: filepath.Join(p.State(), "binfmt_misc"), Log: log}
 }

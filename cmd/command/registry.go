@@ -69,7 +69,8 @@ func announce(cmd *cobra.Command, s *registry.Server, o registry.Options) {
 	if err != nil {
 		name = "HOST"
 	}
-	fmt.Fprintf(out, "gantry: on another machine run: gantry registry trust %s --fingerprint %s\n", net.JoinHostPort(name, port), fingerprint)
+	fmt.Fprintf(out, "gantry: on another machine run: gantry registry trust %s --fingerprint %s\n",
+		net.JoinHostPort(name, port), fingerprint)
 }
 
 func registryTrust(at *place) *cobra.Command {
@@ -109,7 +110,8 @@ func authority(cmd *cobra.Command, host, file, want string) ([]byte, error) {
 		return nil, trust.Explain(host, err)
 	}
 	if want == "" {
-		return nil, fmt.Errorf("registry %s shows an authority with fingerprint %s; if the registry's own machine prints the same, run: gantry registry trust %s --fingerprint %s", host, got, host, got)
+		return nil, fmt.Errorf("registry %s shows an authority with fingerprint %s; if the registry's own machine prints the same, run: "+
+			"gantry registry trust %s --fingerprint %s", host, got, host, got)
 	}
 	if !strings.EqualFold(strings.TrimPrefix(want, "sha256:"), strings.TrimPrefix(got, "sha256:")) {
 		return nil, fmt.Errorf("registry %s shows an authority with fingerprint %s, not %s; nothing was changed", host, got, want)

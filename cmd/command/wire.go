@@ -150,7 +150,8 @@ func (d *daemon) openSolver(ctx context.Context, cfg *config.Config, runc string
 				return e.Stock
 			}
 			return image.New(image.Options{
-				Stock: e.Stock, Store: d.store, Content: e.Content, Images: e.Images, Leases: e.Leases, Sessions: e.Sessions, Hosts: trusted.Hosts,
+				Stock: e.Stock, Store: d.store, Content: e.Content, Images: e.Images, Leases: e.Leases, Sessions: e.Sessions,
+				Hosts: trusted.Hosts,
 			})
 		},
 	})
@@ -267,7 +268,8 @@ func (d *daemon) listen(trusted *trust.Store) error {
 func (d *daemon) routes(r *api.Router) {
 	r.Handle(http.MethodGet, "/gantry/status", func(w http.ResponseWriter, _ *http.Request) error {
 		s := status{
-			PID: os.Getpid(), Version: thin.Version, Root: d.at.Root(), Socket: d.at.Socket(), Since: d.since, Containers: d.runner.Running(),
+			PID: os.Getpid(), Version: thin.Version, Root: d.at.Root(), Socket: d.at.Socket(), Since: d.since,
+			Containers: d.runner.Running(),
 		}
 		s.Ways = ways(d.qemu)
 		for _, w := range s.Ways {

@@ -30,9 +30,10 @@ const groupRun = "run"
 // Root is the command without verbs.
 func Root(at *Place) *cobra.Command {
 	root := &cobra.Command{
-		Use:                        "gantry",
-		Short:                      "Build, ship and run images for every architecture",
-		Long:                       "gantry takes a Dockerfile to a running, mixed-architecture cluster: build, registry and runtime in one program.",
+		Use:   "gantry",
+		Short: "Build, ship and run images for every architecture",
+		Long: "gantry takes a Dockerfile to a running, mixed-architecture cluster: build, registry and runtime in " +
+			"one program.",
 		Version:                    Version,
 		SilenceUsage:               true,
 		SilenceErrors:              true,

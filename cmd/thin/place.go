@@ -25,7 +25,8 @@ type Place struct {
 // Flags adds the flags that say which daemon a command talks to.
 func (p *Place) Flags(f *pflag.FlagSet) {
 	f.StringVar(&p.root, "root", os.Getenv("GANTRY_ROOT"), "data root (default /var/lib/gantry; env GANTRY_ROOT)")
-	f.StringVar(&p.socket, "socket", os.Getenv("GANTRY_SOCKET"), "socket of the daemon (default: follows from the data root; env GANTRY_SOCKET)")
+	f.StringVar(&p.socket, "socket", os.Getenv("GANTRY_SOCKET"), "socket of the daemon (default: follows from the data root; env "+
+		"GANTRY_SOCKET)")
 	f.StringVar(&p.config, "config", os.Getenv("GANTRY_CONFIG"), "configuration file (default /etc/gantry/gantry.toml; env GANTRY_CONFIG)")
 	f.BoolVar(&p.debug, "debug", false, "log more")
 }

@@ -26,7 +26,10 @@ func printable(s string) string {
 }
 
 // noise is what the layers between a user and a failing step add to its message.
-var noise = regexp.MustCompile(`^(\S+:\d+: )?((failed to build|failed to solve|rpc error: code = \w+ desc =|dockerfile parse error on line \d+|failed to solve with frontend \S+|failed to compute cache key|failed to calculate checksum of ref \S+): ?)+`)
+var noise = regexp.MustCompile(`^(\S+:\d+: )?((` + strings.Join([]string{
+	`failed to build`, `failed to solve`, `failed to solve with frontend \S+`, `failed to compute cache key`,
+	`failed to calculate checksum of ref \S+`, `rpc error: code = \w+ desc =`, `dockerfile parse error on line \d+`,
+}, "|") + `): ?)+`)
 
 // mounted is what the Docker CLI adds to a message of ours.
 var mounted = regexp.MustCompile(`^(docker: )?(Error response from daemon: )?`)

@@ -24,7 +24,9 @@ import (
 // layers that it has made itself (exporter/containerimage/attestations.go, v0.34.2): a file's comment
 // becomes "layerID: " and the layer's digest. Files that have a comment, or are in none of the layers, stay
 // as they are. The attestations come back in single pieces.
-func Layered(ctx context.Context, g session.Group, atts []exporter.Attestation, provider content.Provider, layers []ocispec.Descriptor) ([]exporter.Attestation, error) {
+func Layered(
+	ctx context.Context, g session.Group, atts []exporter.Attestation, provider content.Provider, layers []ocispec.Descriptor,
+) ([]exporter.Attestation, error) {
 	atts, err := attestation.Unbundle(ctx, g, atts)
 	if err != nil {
 		return nil, err

@@ -43,7 +43,9 @@ const label = "containerd.io/gc.ref.content.attestation."
 // Write stores the attestations about subject as manifests that refer to it, one for each statement,
 // and returns their descriptors. They are kept, and found again, by labels of the subject, and replace
 // those that an earlier build has left there.
-func Write(ctx context.Context, cs content.Store, g session.Group, atts []exporter.Attestation, names []string, subject ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+func Write(
+	ctx context.Context, cs content.Store, g session.Group, atts []exporter.Attestation, names []string, subject ocispec.Descriptor,
+) ([]ocispec.Descriptor, error) {
 	atts, err := attestation.Unbundle(ctx, g, atts)
 	if err != nil {
 		return nil, err
@@ -183,7 +185,8 @@ func List(ctx context.Context, r remotes.Resolver, repository string, subject di
 	if len(listed) == before {
 		return nil
 	}
-	dt, err := json.Marshal(ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: listed})
+	dt, err := json.Marshal(ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2},
+		MediaType: ocispec.MediaTypeImageIndex, Manifests: listed})
 	if err != nil {
 		return err
 	}

@@ -113,10 +113,12 @@ func (e *imageExporter) Resolve(ctx context.Context, id int, attrs map[string]st
 	case attest.LayoutReferrers:
 		referrers = true
 	default:
-		return nil, fmt.Errorf("exporter attribute %s=%s is unknown; it is one of %s, %s", attest.OptKeyLayout, v, attest.LayoutReferrers, attest.LayoutIndex)
+		return nil, fmt.Errorf("exporter attribute %s=%s is unknown; it is one of %s, %s",
+			attest.OptKeyLayout, v, attest.LayoutReferrers, attest.LayoutIndex)
 	}
 	return &instance{
-		ExporterInstance: inst, o: e.Options, compress: push, stock: asksForStock(attrs), squash: squash, keep: keep, push: push, referrers: referrers,
+		ExporterInstance: inst, o: e.Options, compress: push, stock: asksForStock(attrs), squash: squash, keep: keep, push: push,
+		referrers: referrers,
 	}, nil
 }
 
@@ -177,7 +179,9 @@ type instance struct {
 }
 
 // Export implements exporter.ExporterInstance.
-func (e *instance) Export(ctx context.Context, src *exporter.Source, info exporter.ExportBuildInfo) (map[string]string, exporter.FinalizeFunc, exporter.DescriptorReference, error) {
+func (e *instance) Export(
+	ctx context.Context, src *exporter.Source, info exporter.ExportBuildInfo,
+) (map[string]string, exporter.FinalizeFunc, exporter.DescriptorReference, error) {
 	// The lease keeps new blobs and names until the manifests refer to them.
 	ctx, done, err := leaseutil.WithLease(ctx, e.o.Leases, leaseutil.MakeTemporary)
 	if err != nil {

@@ -109,7 +109,9 @@ func knownBlobs(ctx context.Context, chain bkcache.RefList, cfg config.RefConfig
 	return nil
 }
 
-func (r *ref) layer(ctx context.Context, chain bkcache.RefList, i int, known []ocispec.Descriptor, g session.Group) (ocispec.Descriptor, error) {
+func (r *ref) layer(
+	ctx context.Context, chain bkcache.RefList, i int, known []ocispec.Descriptor, g session.Group,
+) (ocispec.Descriptor, error) {
 	if i < len(known) && r.has(ctx, known[i]) && layer.DiffID(known[i]) != "" {
 		return known[i], nil
 	}
@@ -131,7 +133,8 @@ func (r *ref) layer(ctx context.Context, chain bkcache.RefList, i int, known []o
 		return d, err
 	}
 	if i < len(known) && layer.DiffID(known[i]) != layer.DiffID(d) {
-		return d, fmt.Errorf("layer %s is gone from the store and can't be made again from its files; pull the base image again", known[i].Digest)
+		return d, fmt.Errorf("layer %s is gone from the store and can't be made again from its files; pull the base image again",
+			known[i].Digest)
 	}
 	return d, r.remember(chain[i], d)
 }

@@ -59,7 +59,10 @@ func (e *instance) apart(src *exporter.Source) (*exporter.Source, map[string][]e
 }
 
 // refer stores the attestations beside the image, and returns a finalize that pushes them after it.
-func (e *instance) refer(ctx context.Context, top ocispec.Descriptor, names string, src *exporter.Source, atts map[string][]exporter.Attestation, sid string, finalize exporter.FinalizeFunc) (exporter.FinalizeFunc, error) {
+func (e *instance) refer(
+	ctx context.Context, top ocispec.Descriptor, names string, src *exporter.Source, atts map[string][]exporter.Attestation, sid string,
+	finalize exporter.FinalizeFunc,
+) (exporter.FinalizeFunc, error) {
 	done := progress.OneOff(ctx, "exporting attestations that refer to the image")
 	ps, err := exptypes.ParsePlatforms(src.Metadata)
 	if err != nil {
@@ -126,7 +129,8 @@ func (e *instance) pushReferrers(ctx context.Context, sid, name string, subject 
 	}
 	repository := reference.TrimNamed(named).String()
 	for _, d := range referrers {
-		if err := push.Push(ctx, e.o.Sessions, sid, e.o.Content, e.o.Content, d.Digest, repository, false, e.o.Hosts, true, nil); err != nil {
+		err := push.Push(ctx, e.o.Sessions, sid, e.o.Content, e.o.Content, d.Digest, repository, false, e.o.Hosts, true, nil)
+		if err != nil {
 			return fmt.Errorf("pushing the attestations of %s: %w", name, err)
 		}
 	}

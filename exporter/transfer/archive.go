@@ -38,7 +38,8 @@ func (m *Mover) Load(ctx context.Context, r io.Reader) ([]images.Image, error) {
 	cs := m.Store.Client.ContentStore()
 	top, err := archive.ImportIndex(ctx, cs, plain)
 	if err != nil {
-		return nil, fmt.Errorf("this is no archive of images (an OCI layout, or what docker save writes): %w: %w", err, errdefs.ErrInvalidArgument)
+		return nil, fmt.Errorf("this is no archive of images (an OCI layout, or what docker save writes): %w: %w",
+			err, errdefs.ErrInvalidArgument)
 	}
 	found, err := named(ctx, cs, top)
 	if err != nil {

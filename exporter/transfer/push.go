@@ -87,7 +87,8 @@ func (m *Mover) pushAttestations(ctx context.Context, name string, target ocispe
 // pin keeps target and all below it until the push ends, whatever becomes of its names meanwhile.
 func (m *Mover) pin(ctx context.Context, target ocispec.Descriptor) error {
 	id, _ := leases.FromContext(ctx)
-	return m.Store.Client.LeasesService().AddResource(ctx, leases.Lease{ID: id}, leases.Resource{ID: target.Digest.String(), Type: "content"})
+	return m.Store.Client.LeasesService().AddResource(ctx, leases.Lease{ID: id},
+		leases.Resource{ID: target.Digest.String(), Type: "content"})
 }
 
 // only returns the manifest of one platform.
@@ -113,7 +114,8 @@ func (m *Mover) complete(ctx context.Context, name string, target ocispec.Descri
 			if d.Platform != nil {
 				what = "platform " + platforms.Format(*d.Platform)
 			}
-			return nil, fmt.Errorf("%s: %s (%s) is not here; pull it first, or push one platform with --platform: %w", name, what, d.Digest, errdefs.ErrFailedPrecondition)
+			return nil, fmt.Errorf("%s: %s (%s) is not here; pull it first, or push one platform with --platform: %w",
+				name, what, d.Digest, errdefs.ErrFailedPrecondition)
 		} else if err != nil {
 			return nil, err
 		}

@@ -93,7 +93,8 @@ func reasons() []reason {
 	return []reason{
 		{is: either(isType[x509.UnknownAuthorityError], says("signed by unknown authority")),
 			text: fixed("its certificate is signed by an authority that this machine does not know; run `gantry registry trust HOST`")},
-		{is: either(isType[x509.HostnameError], says("certificate is valid for ", "certificate is not valid for any names", "doesn't contain any IP SANs")),
+		{is: either(isType[x509.HostnameError],
+			says("certificate is valid for ", "certificate is not valid for any names", "doesn't contain any IP SANs")),
 			text: wrongName},
 		{is: either(isExpired, says("certificate has expired or is not yet valid")),
 			text: fixed("its certificate has ended or has not begun; check the clocks of both machines, then have the registry renew it")},
@@ -130,7 +131,8 @@ func wrongName(err error) string {
 	for _, ip := range h.Certificate.IPAddresses {
 		names = append(names, ip.String())
 	}
-	return fmt.Sprintf("its certificate is for other names; reach it by one of %s, or name HOST to `gantry registry serve --host`", strings.Join(names, ", "))
+	return fmt.Sprintf("its certificate is for other names; reach it by one of %s, or name HOST to `gantry registry serve --host`",
+		strings.Join(names, ", "))
 }
 
 func either(tests ...func(error) bool) func(error) bool {

@@ -131,7 +131,8 @@ func (p Program) write(file *os.File, from io.Reader) error {
 		return err
 	}
 	if sum := hex.EncodeToString(digest.Sum(nil)); n != p.Size || sum != p.SHA256 {
-		return fmt.Errorf("it is damaged: %d bytes with sha256 %s, not %d with %s; build gantry anew with `make build`", n, sum, p.Size, p.SHA256)
+		return fmt.Errorf("it is damaged: %d bytes with sha256 %s, not %d with %s; build gantry anew with `make build`",
+			n, sum, p.Size, p.SHA256)
 	}
 	if err := file.Chmod(0o755); err != nil { // whatever the umask is
 		return err

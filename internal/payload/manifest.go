@@ -59,7 +59,8 @@ func (b bundle) find(name string) (Program, error) {
 			continue
 		}
 		if m.Arch != b.arch {
-			return Program{}, fmt.Errorf("this gantry for %s carries a %s for %s; build it on %s with `make build`", b.arch, name, m.Arch, b.arch)
+			return Program{}, fmt.Errorf("this gantry for %s carries a %s for %s; build it on %s with `make build`",
+				b.arch, name, m.Arch, b.arch)
 		}
 		if len(p.SHA256) != 64 || strings.ContainsAny(p.Name, "/\x00") {
 			return Program{}, fmt.Errorf("the list of carried programs is damaged at %q; build gantry anew with `make build`", name)

@@ -165,7 +165,8 @@ func (a *Authority) loadOrMakeCA(wanted []string, now time.Time) (*x509.Certific
 		// One of an earlier version. The key stays, so machines that trust that one trust this one's servers.
 		a.o.Log.Info("the registry's authority is limited to the registry's names from now on; its fingerprint has changed")
 	case !permitsAll(ca, wanted):
-		a.o.Log.Warn("the registry has names that its authority could not sign for; making its certificate anew, which other machines have to trust again",
+		a.o.Log.Warn("the registry has names that its authority could not sign for; making its certificate anew, which other machines "+
+			"have to trust again",
 			"names", wanted)
 		wanted = merge(wanted, ca.PermittedDNSDomains)
 	default:
@@ -174,7 +175,9 @@ func (a *Authority) loadOrMakeCA(wanted []string, now time.Time) (*x509.Certific
 	return makeCA(a.o.Dir, key, wanted, now)
 }
 
-func (a *Authority) loadOrMakeServer(ca *x509.Certificate, key *ecdsa.PrivateKey, wanted []string, now time.Time) (*tls.Certificate, error) {
+func (a *Authority) loadOrMakeServer(
+	ca *x509.Certificate, key *ecdsa.PrivateKey, wanted []string, now time.Time,
+) (*tls.Certificate, error) {
 	path := filepath.Join(a.o.Dir, serverFile)
 	// Whatever is wrong with the file (absent, of another authority, cut short
 	// by hand), a new one from the authority is the right answer.

@@ -93,7 +93,8 @@ func checkForwarding() check.Finding {
 	}
 	f, err := os.OpenFile(file, os.O_WRONLY, 0)
 	if err != nil {
-		return check.Finding{Subject: subject, Text: "off, and can't be switched on here: " + err.Error(), Next: "run on the host: sysctl -w net.ipv4.ip_forward=1"}
+		return check.Finding{Subject: subject, Text: "off, and can't be switched on here: " + err.Error(),
+			Next: "run on the host: sysctl -w net.ipv4.ip_forward=1"}
 	}
 	f.Close()
 	return check.OK(subject, "off; the daemon switches it on with the first container")
@@ -110,7 +111,8 @@ func (b *Bridge) checkFirewall() []check.Finding {
 	for _, c := range chains {
 		if b.drops(c) && !b.allowed(c) {
 			all = append(all, check.Finding{
-				Subject: subject, Text: fmt.Sprintf("table %s drops forwarded packets (chain %s), so that containers may be unreachable", c.Table.Name, c.Name),
+				Subject: subject, Text: fmt.Sprintf("table %s drops forwarded packets (chain %s), so that containers may be unreachable",
+					c.Table.Name, c.Name),
 				Next: "run: " + b.allowance(c),
 			})
 		}

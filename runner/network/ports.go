@@ -125,7 +125,8 @@ func (t *portTable) reserveOne(id string, p Port) (Port, error) {
 			return p, err
 		}
 	}
-	return p, fmt.Errorf("publishing container port %d: every %s port from %d to %d of the host is taken", p.ContainerPort, p.Proto, low, high)
+	return p, fmt.Errorf("publishing container port %d: every %s port from %d to %d of the host is taken",
+		p.ContainerPort, p.Proto, low, high)
 }
 
 func (t *portTable) bind(id string, p Port) error {

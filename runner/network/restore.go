@@ -11,8 +11,8 @@ import (
 
 // Restore brings the host and the state in line with the containers that really run, after the daemon has restarted
 // or after a firewall was reloaded: those keep their addresses and ports, the leases, rules and veth pairs of all
-// others go, but for the sandboxes of this process. The table is written anew. It may be called at any time and any number of times; Attach and Detach
-// wait for it.
+// others go, but for the sandboxes of this process. The table is written anew. It may be called at any time and any
+// number of times; Attach and Detach wait for it.
 func (b *Bridge) Restore(ctx context.Context, running []string) error {
 	b.whole.Lock()
 	defer b.whole.Unlock()

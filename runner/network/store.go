@@ -75,10 +75,12 @@ func (s store) subnet() (netip.Prefix, error) {
 	}
 	var f networkFile
 	if err := json.Unmarshal(b, &f); err != nil {
-		return netip.Prefix{}, fmt.Errorf("reading the network's state %s: %w; remove the file to choose a new subnet", s.networkPath(), err)
+		return netip.Prefix{}, fmt.Errorf("reading the network's state %s: %w; remove the file to choose a new subnet",
+			s.networkPath(), err)
 	}
 	if err := validSubnet(f.Subnet); err != nil {
-		return netip.Prefix{}, fmt.Errorf("reading the network's state %s: %w; remove the file to choose a new subnet", s.networkPath(), err)
+		return netip.Prefix{}, fmt.Errorf("reading the network's state %s: %w; remove the file to choose a new subnet",
+			s.networkPath(), err)
 	}
 	return f.Subnet.Masked(), nil
 }

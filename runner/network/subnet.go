@@ -35,7 +35,8 @@ func chooseSubnet(used []netip.Prefix) (netip.Prefix, error) {
 			return c, nil
 		}
 	}
-	return netip.Prefix{}, errors.New("no free subnet for containers: the host's routes cover 172.20.0.0/14 and 10.88.0.0/16; give one in the configuration")
+	return netip.Prefix{}, errors.New("no free subnet for containers: the host's routes cover 172.20.0.0/14 and 10.88.0.0/16; give one " +
+		"in the configuration")
 }
 
 func overlaps(p netip.Prefix, used []netip.Prefix) bool {

@@ -35,7 +35,8 @@ func parseSecurity(opts []string) (s security, err error) {
 		case name == "apparmor" && value == "unconfined", name == "label" && value == "disable":
 			// Containers have no AppArmor profile and no SELinux label.
 		default:
-			return s, fault.Invalid("security option %q is not supported: use no-new-privileges, seccomp=, systempaths=unconfined, apparmor=unconfined or label=disable", o)
+			return s, fault.Invalid("security option %q is not supported: use no-new-privileges, seccomp=, systempaths=unconfined, "+
+				"apparmor=unconfined or label=disable", o)
 		}
 	}
 	return s, nil

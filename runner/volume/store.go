@@ -56,7 +56,8 @@ func Open(dir string) (*Store, error) { return &Store{dir: dir}, state.Private(d
 // errdefs.ErrInvalidArgument.
 func (s *Store) Ensure(want Volume) (Volume, error) {
 	if !spec.ValidName(want.Name) {
-		return want, fault.Invalid("%q includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. "+
+		return want, fault.Invalid("%q includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are "+
+			"allowed. "+
 			"If you intended to pass a host directory, use absolute path", want.Name)
 	}
 	s.mu.Lock()

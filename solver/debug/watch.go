@@ -51,7 +51,9 @@ func (f *Steps) Watch(op Op, cm bkcache.Manager, exec executor.Executor) (bkcach
 
 // New implements cache.Accessor: it watches the layers that the op writes to. Cache mounts, which
 // come this way, too, stay what they are.
-func (a *attempt) New(ctx context.Context, parent bkcache.ImmutableRef, s session.Group, opts ...bkcache.RefOption) (bkcache.MutableRef, error) {
+func (a *attempt) New(
+	ctx context.Context, parent bkcache.ImmutableRef, s session.Group, opts ...bkcache.RefOption,
+) (bkcache.MutableRef, error) {
 	ref, err := a.Manager.New(ctx, parent, s, opts...)
 	if err != nil {
 		return nil, err

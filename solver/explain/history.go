@@ -163,7 +163,8 @@ func (h *History) definitions(ctx context.Context, r *controlapi.BuildHistoryRec
 			if !strings.HasPrefix(d.Annotations["in-toto.io/predicate-type"], "https://slsa.dev/provenance/") {
 				continue
 			}
-			dt, err := content.ReadBlob(ctx, h.content, ocispec.Descriptor{MediaType: d.MediaType, Digest: digest.Digest(d.Digest), Size: d.Size})
+			dt, err := content.ReadBlob(ctx, h.content,
+				ocispec.Descriptor{MediaType: d.MediaType, Digest: digest.Digest(d.Digest), Size: d.Size})
 			if err != nil {
 				return nil, fmt.Errorf("provenance of build %s: %w", r.Ref, err)
 			}

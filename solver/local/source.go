@@ -56,7 +56,9 @@ func Register(w *base.Worker, notes *explain.Notes) error {
 	return nil
 }
 
-func (s *directories) Resolve(ctx context.Context, id source.Identifier, sm *session.Manager, v bksolver.Vertex) (source.SourceInstance, error) {
+func (s *directories) Resolve(
+	ctx context.Context, id source.Identifier, sm *session.Manager, v bksolver.Vertex,
+) (source.SourceInstance, error) {
 	inst, err := s.Source.Resolve(ctx, id, sm, v)
 	if err != nil {
 		return nil, err
