@@ -26,13 +26,17 @@ func ptr[T any](v T) *T { return &v }
 func TestTranslateAndBack(t *testing.T) {
 	cfg := container.Config{
 		Hostname: "h", User: "u", Tty: true, OpenStdin: true, StdinOnce: true, Env: []string{"A=1"}, Cmd: []string{"c"}, Image: "i",
-		ExposedPorts: network.PortSet{network.MustParsePort("80/tcp"): {}}, Volumes: map[string]struct{}{"/v": {}}, Labels: map[string]string{"l": "1"},
+		ExposedPorts: network.PortSet{network.MustParsePort("80/tcp"): {}}, Volumes: map[string]struct{}{"/v": {}},
+		Labels:      map[string]string{"l": "1"},
 		StopTimeout: ptr(3), Healthcheck: &container.HealthConfig{Test: []string{"CMD", "x"}, Interval: time.Second},
 	}
 	host := container.HostConfig{
-		Binds: []string{"/a:/b"}, NetworkMode: "bridge", AutoRemove: true, CapAdd: []string{"CAP_CHOWN"}, DNS: []netip.Addr{netip.MustParseAddr("9.9.9.9")},
-		PortBindings:  network.PortMap{network.MustParsePort("80/tcp"): {{HostIP: netip.MustParseAddr("127.0.0.1"), HostPort: "8080"}, {HostPort: "1"}}},
-		RestartPolicy: container.RestartPolicy{Name: "on-failure", MaximumRetryCount: 2}, ShmSize: 5, MaskedPaths: []string{}, Umask: ptr(uint32(0o77)),
+		Binds: []string{"/a:/b"}, NetworkMode: "bridge", AutoRemove: true, CapAdd: []string{"CAP_CHOWN"},
+		DNS: []netip.Addr{netip.MustParseAddr("9.9.9.9")},
+		PortBindings: network.PortMap{network.MustParsePort("80/tcp"): {{HostIP: netip.MustParseAddr("127.0.0.1"), HostPort: "8080"},
+			{HostPort: "1"}}},
+		RestartPolicy: container.RestartPolicy{Name: "on-failure", MaximumRetryCount: 2}, ShmSize: 5, MaskedPaths: []string{},
+		Umask: ptr(uint32(0o77)),
 		Resources: container.Resources{
 			Memory: 1 << 26, NanoCPUs: 5, PidsLimit: ptr(int64(0)), MemorySwappiness: ptr(int64(0)), CPURealtimeRuntime: 7,
 			Ulimits: []*units.Ulimit{{Name: "nofile", Soft: 1, Hard: 2}}, Devices: []container.DeviceMapping{{PathOnHost: "/dev/fuse"}},
@@ -86,19 +90,24 @@ func TestNothingIsSilent(t *testing.T) {
 	if refused == 0 {
 		t.Error("no unsupported option was tried")
 	}
+	gpus := []container.DeviceRequest{{Count: -1}}
+	mounted := func(m mount.Mount) container.HostConfig { return container.HostConfig{Mounts: []mount.Mount{m}} }
+	subpath := &mount.ImageOptions{Subpath: "x"}
+	driver := &mount.VolumeOptions{DriverConfig: &mount.Driver{Options: map[string]string{"a": "b"}}}
 	for text, h := range map[string]container.HostConfig{
 		"HostConfig.Init is not supported (--init)":                             {Init: ptr(true)},
 		"HostConfig.Links is not supported":                                     {Links: []string{"a"}},
-		"HostConfig.DeviceRequests is not supported (--gpus)":                   {Resources: container.Resources{DeviceRequests: []container.DeviceRequest{{Count: -1}}}},
-		"HostConfig.Mounts.ImageOptions is not supported":                       {Mounts: []mount.Mount{{ImageOptions: &mount.ImageOptions{Subpath: "x"}}}},
-		"HostConfig.Mounts.VolumeOptions.DriverConfig.Options is not supported": {Mounts: []mount.Mount{{VolumeOptions: &mount.VolumeOptions{DriverConfig: &mount.Driver{Options: map[string]string{"a": "b"}}}}}},
+		"HostConfig.DeviceRequests is not supported (--gpus)":                   {Resources: container.Resources{DeviceRequests: gpus}},
+		"HostConfig.Mounts.ImageOptions is not supported":                       mounted(mount.Mount{ImageOptions: subpath}),
+		"HostConfig.Mounts.VolumeOptions.DriverConfig.Options is not supported": mounted(mount.Mount{VolumeOptions: driver}),
 	} {
 		_, err := createRequest(container.CreateRequest{Config: &container.Config{Image: "i"}, HostConfig: &h})
 		if !errdefs.IsInvalidArgument(err) || !strings.HasPrefix(err.Error(), strings.TrimSuffix(text, " is not supported")) {
 			t.Errorf("want %q: %v", text, err)
 		}
 	}
-	none := container.HostConfig{Init: ptr(false), Resources: container.Resources{BlkioDeviceReadBps: []*blkiodev.ThrottleDevice{}}, StorageOpt: map[string]string{}}
+	none := container.HostConfig{Init: ptr(false), Resources: container.Resources{BlkioDeviceReadBps: []*blkiodev.ThrottleDevice{}},
+		StorageOpt: map[string]string{}}
 	if _, err := createRequest(container.CreateRequest{Config: &container.Config{Image: "i"}, HostConfig: &none}); err != nil {
 		t.Error("what is not asked for is refused:", err)
 	}
@@ -115,7 +124,8 @@ func TestNetworking(t *testing.T) {
 		t.Error(err)
 	}
 	for _, ep := range []*network.EndpointSettings{
-		{Aliases: []string{"a"}}, {IPAMConfig: &network.EndpointIPAMConfig{IPv4Address: netip.MustParseAddr("1.2.3.4")}}, {MacAddress: network.HardwareAddr{2, 0, 0, 0, 0, 1}},
+		{Aliases: []string{"a"}}, {IPAMConfig: &network.EndpointIPAMConfig{IPv4Address: netip.MustParseAddr("1.2.3.4")}},
+		{MacAddress: network.HardwareAddr{2, 0, 0, 0, 0, 1}},
 	} {
 		if err := try("bridge", ep); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("%+v: %v", ep, err)
@@ -127,7 +137,8 @@ func TestStatusText(t *testing.T) {
 	now := time.Now()
 	ago := now.Add(-3 * time.Minute)
 	for want, s := range map[string]runner.State{
-		"Created": {}, "Up 3 minutes": {Running: true, StartedAt: ago}, "Up 3 minutes (Paused)": {Running: true, Paused: true, StartedAt: ago},
+		"Created": {}, "Up 3 minutes": {Running: true, StartedAt: ago},
+		"Up 3 minutes (Paused)":           {Running: true, Paused: true, StartedAt: ago},
 		"Exited (7) 3 minutes ago":        {ExitCode: 7, FinishedAt: ago},
 		"Restarting (1) 3 minutes ago":    {Running: true, Restarting: true, ExitCode: 1, FinishedAt: ago},
 		"Up 3 minutes (healthy)":          {Running: true, StartedAt: ago, Health: &process.Health{Status: "healthy"}},

@@ -71,7 +71,8 @@ func TestExec(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 	for cmd, want := range map[string]result{
-		"/nosuch": {code: 127, out: "no such file"}, "nosuch": {code: 127, out: "executable file not found"}, "/noexec": {code: 126, out: "permission denied"},
+		"/nosuch": {code: 127, out: "no such file"}, "nosuch": {code: 127, out: "executable file not found"},
+		"/noexec": {code: 126, out: "permission denied"},
 	} {
 		r := execOnce(t, c, id, client.ExecCreateOptions{Cmd: []string{cmd}}, "")
 		if r.code != want.code || !strings.Contains(r.out, want.out) {

@@ -19,14 +19,15 @@ import (
 	"testing"
 	"time"
 
+	"github.com/moby/moby/client"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
 	"github.com/gantry-build/gantry/cache"
 	"github.com/gantry-build/gantry/cache/shim"
 	"github.com/gantry-build/gantry/internal/need"
 	"github.com/gantry-build/gantry/qemu"
 	"github.com/gantry-build/gantry/runner"
 	"github.com/gantry-build/gantry/runner/network"
-	"github.com/moby/moby/client"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // The test's own program is its shim, its daemon and the only file of its image.

@@ -12,10 +12,11 @@ import (
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
-	"github.com/gantry-build/gantry/cache"
 	"github.com/opencontainers/go-digest"
 	specsv1 "github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/gantry-build/gantry/cache"
 )
 
 // writeImage makes guest:latest: this program, a user, a volume, and a file that is no program.
@@ -44,7 +45,8 @@ func writeImage(t *testing.T, s *cache.Store) {
 	defer done(context.WithoutCancel(ctx))
 	put := func(media string, data []byte, labels map[string]string) ocispec.Descriptor {
 		desc := ocispec.Descriptor{MediaType: media, Digest: digest.FromBytes(data), Size: int64(len(data))}
-		err := content.WriteBlob(ctx, s.Client.ContentStore(), desc.Digest.String(), bytes.NewReader(data), desc, content.WithLabels(labels))
+		err := content.WriteBlob(ctx, s.Client.ContentStore(), desc.Digest.String(), bytes.NewReader(data), desc,
+			content.WithLabels(labels))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -53,7 +55,8 @@ func writeImage(t *testing.T, s *cache.Store) {
 	l := put(ocispec.MediaTypeImageLayer, layer, nil)
 	c := put(ocispec.MediaTypeImageConfig, cfg, nil)
 	m, _ := json.Marshal(ocispec.Manifest{
-		Versioned: specsv1.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, Config: c, Layers: []ocispec.Descriptor{l},
+		Versioned: specsv1.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, Config: c,
+		Layers: []ocispec.Descriptor{l},
 	})
 	target := put(ocispec.MediaTypeImageManifest, m, map[string]string{
 		"containerd.io/gc.ref.content.config": c.Digest.String(), "containerd.io/gc.ref.content.l.0": l.Digest.String(),

@@ -184,7 +184,8 @@ func TestBrokenImagesAreListed(t *testing.T) {
 		}
 	}
 	for _, name := range []string{"garbage:1", "gone:1", "half:1"} {
-		if err := s.remove(httptest.NewRecorder(), httptest.NewRequestWithContext(t.Context(), "DELETE", "/images/x", nil), name); err != nil {
+		if err := s.remove(httptest.NewRecorder(),
+			httptest.NewRequestWithContext(t.Context(), "DELETE", "/images/x", nil), name); err != nil {
 			t.Errorf("removing %s: %v", name, err)
 		}
 	}

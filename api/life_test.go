@@ -38,7 +38,9 @@ func TestLifeCycle(t *testing.T) {
 	_, c := run(t)
 	ctx := t.Context()
 	id := start(t, c, "ticker", container.HostConfig{}, "tick")
-	if _, err := c.ContainerCreate(ctx, client.ContainerCreateOptions{Name: "ticker", Config: &container.Config{Image: "guest"}}); !errdefs.IsConflict(err) || !strings.Contains(err.Error(), "is already in use by container") {
+	if _, err := c.ContainerCreate(ctx,
+		client.ContainerCreateOptions{Name: "ticker", Config: &container.Config{Image: "guest"}}); !errdefs.IsConflict(err) ||
+		!strings.Contains(err.Error(), "is already in use by container") {
 		t.Error("name:", err)
 	}
 	if _, err := c.ContainerRemove(ctx, id, client.ContainerRemoveOptions{}); !errdefs.IsConflict(err) {
@@ -51,7 +53,8 @@ func TestLifeCycle(t *testing.T) {
 	if _, err := c.ContainerUnpause(ctx, id, client.ContainerUnpauseOptions{}); err != nil {
 		t.Error(err)
 	}
-	if top, err := c.ContainerTop(ctx, id, client.ContainerTopOptions{}); err != nil || len(top.Processes) != 1 || !strings.HasSuffix(top.Processes[0][7], "/guest tick") {
+	if top, err := c.ContainerTop(ctx, id, client.ContainerTopOptions{}); err != nil || len(top.Processes) != 1 ||
+		!strings.HasSuffix(top.Processes[0][7], "/guest tick") {
 		t.Errorf("%v %v", top, err)
 	}
 	if _, err := c.ContainerRename(ctx, id, client.ContainerRenameOptions{NewName: "tocker"}); err != nil {
@@ -137,7 +140,8 @@ func TestStopKillsTheDeaf(t *testing.T) {
 
 func TestPublishedPort(t *testing.T) {
 	_, c := run(t)
-	host := container.HostConfig{PortBindings: network.PortMap{network.MustParsePort("8080/tcp"): {{HostIP: netip.MustParseAddr("127.0.0.1")}}}}
+	loopback := []network.PortBinding{{HostIP: netip.MustParseAddr("127.0.0.1")}}
+	host := container.HostConfig{PortBindings: network.PortMap{network.MustParsePort("8080/tcp"): loopback}}
 	id := start(t, c, "web", host, "serve", ":8080")
 	in, err := c.ContainerInspect(t.Context(), id, client.ContainerInspectOptions{})
 	if err != nil {

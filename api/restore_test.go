@@ -212,7 +212,8 @@ func TestSubpath(t *testing.T) {
 		t.Fatal(err)
 	}
 	expect("inside")
-	if left, err := os.ReadDir(filepath.Join(filepath.Dir(filepath.Dir(filepath.Dir(filepath.Dir(vol.Path)))), "s", "subpaths")); err == nil && len(left) > 0 {
+	if left, err := os.ReadDir(filepath.Join(filepath.Dir(filepath.Dir(filepath.Dir(filepath.Dir(vol.Path)))), "s",
+		"subpaths")); err == nil && len(left) > 0 {
 		t.Errorf("mounts are left: %v", left)
 	}
 }

@@ -124,22 +124,31 @@ func TestRun(t *testing.T) {
 		}
 	})
 	t.Run("empty input", func(t *testing.T) {
-		if _, r := mustRun(t, c, container.Config{Cmd: []string{"cat"}}, container.HostConfig{}, strings.NewReader("")); r.err != "0 bytes\n" {
+		_, r := mustRun(t, c, container.Config{Cmd: []string{"cat"}}, container.HostConfig{}, strings.NewReader(""))
+		if r.err != "0 bytes\n" {
 			t.Errorf("%+v", r)
 		}
 	})
 	t.Run("terminal", func(t *testing.T) {
-		if _, r := mustRun(t, c, container.Config{Cmd: []string{"both"}, Tty: true}, container.HostConfig{}, nil); r.out != "to stdout\r\nto stderr\r\n" {
+		_, r := mustRun(t, c, container.Config{Cmd: []string{"both"}, Tty: true}, container.HostConfig{}, nil)
+		if r.out != "to stdout\r\nto stderr\r\n" {
 			t.Errorf("%+v", r)
 		}
 	})
+}
+
+// What a container is given besides its image: user, mounts, limits, names.
+func TestRunSettings(t *testing.T) {
+	d, c := run(t)
 	t.Run("user of the image", func(t *testing.T) {
-		if _, r := mustRun(t, c, container.Config{Cmd: []string{"id"}, User: "ann"}, container.HostConfig{}, nil); r.out != "1001 1002 /home/ann\n" {
+		_, r := mustRun(t, c, container.Config{Cmd: []string{"id"}, User: "ann"}, container.HostConfig{}, nil)
+		if r.out != "1001 1002 /home/ann\n" {
 			t.Errorf("%+v", r)
 		}
 	})
 	t.Run("volume gets the image's files", func(t *testing.T) {
-		if _, r := mustRun(t, c, container.Config{Cmd: []string{"file", "/data/seed"}}, container.HostConfig{}, nil); r.out != "from the image" {
+		_, r := mustRun(t, c, container.Config{Cmd: []string{"file", "/data/seed"}}, container.HostConfig{}, nil)
+		if r.out != "from the image" {
 			t.Errorf("%+v", r)
 		}
 	})
@@ -152,7 +161,8 @@ func TestRun(t *testing.T) {
 		if got, _ := os.ReadFile(dir + "/f"); string(got) != "text" {
 			t.Errorf("%q", got)
 		}
-		if _, r := mustRun(t, c, container.Config{Cmd: []string{"write", "/ro/f", "text"}}, host, nil); r.code == 0 || !strings.Contains(r.err, "read-only") {
+		_, r := mustRun(t, c, container.Config{Cmd: []string{"write", "/ro/f", "text"}}, host, nil)
+		if r.code == 0 || !strings.Contains(r.err, "read-only") {
 			t.Errorf("%+v", r)
 		}
 	})

@@ -19,8 +19,10 @@ func handler() http.Handler {
 	return New(Options{Runner: &runner.Manager{}, Version: "1.2.3", Extra: []func(*Router){func(r *Router) {
 		r.Handle(http.MethodGet, "/fails/{how}", func(w http.ResponseWriter, req *http.Request) error {
 			for _, e := range []error{
-				errdefs.ErrNotFound, errdefs.ErrInvalidArgument, errdefs.ErrConflict, errdefs.ErrAlreadyExists, errdefs.ErrFailedPrecondition,
-				errdefs.ErrNotModified, errdefs.ErrUnavailable, errdefs.ErrNotImplemented, errdefs.ErrPermissionDenied, errdefs.ErrUnauthenticated,
+				errdefs.ErrNotFound, errdefs.ErrInvalidArgument, errdefs.ErrConflict, errdefs.ErrAlreadyExists,
+				errdefs.ErrFailedPrecondition,
+				errdefs.ErrNotModified, errdefs.ErrUnavailable, errdefs.ErrNotImplemented, errdefs.ErrPermissionDenied,
+				errdefs.ErrUnauthenticated,
 			} {
 				if e.Error() == req.PathValue("how") {
 					return fmt.Errorf("wrapped: %w", e)
@@ -52,10 +54,13 @@ func TestRouter(t *testing.T) {
 		status       int
 		body         string
 	}{
-		{"GET", "/_ping", 200, "OK"}, {"HEAD", "/_ping", 200, ""}, {"GET", "/v1.44/_ping", 200, "OK"}, {"GET", "/v" + MaxVersion + "/_ping", 200, "OK"},
-		{"GET", "/v1.43/_ping", 400, `{"message":"client version 1.43 is too old. Minimum supported API version is 1.44, please upgrade your client to a newer version"}`},
+		{"GET", "/_ping", 200, "OK"}, {"HEAD", "/_ping", 200, ""}, {"GET", "/v1.44/_ping", 200, "OK"},
+		{"GET", "/v" + MaxVersion + "/_ping", 200, "OK"},
+		{"GET", "/v1.43/_ping", 400, `{"message":"client version 1.43 is too old. Minimum supported API version is 1.44, ` +
+			`please upgrade your client to a newer version"}`},
 		{"GET", "/v1.9/_ping", 400, ""}, {"GET", "/v2.0/_ping", 400, ""},
-		{"GET", "/nowhere", 404, `{"message":"page not found"}`}, {"POST", "/_ping", 404, `{"message":"page not found"}`}, {"GET", "/v1.44/nowhere", 404, ""},
+		{"GET", "/nowhere", 404, `{"message":"page not found"}`}, {"POST", "/_ping", 404, `{"message":"page not found"}`},
+		{"GET", "/v1.44/nowhere", 404, ""},
 		{"GET", "/vx/_ping", 404, ""}, {"GET", "/v1.44", 404, ""},
 		{"GET", "/v1.44/named/docker.io/library/x:1", 200, "docker.io/library/x:1"}, {"GET", "/named/v1.44/x", 200, "v1.44/x"},
 		{"GET", "/containers/nobody/json", 404, `{"message":"No such container: nobody"}`},
@@ -65,7 +70,8 @@ func TestRouter(t *testing.T) {
 		if w.Code != x.status || x.body != "" && body != x.body {
 			t.Errorf("%s %s: %d %q, want %d %q", x.method, x.path, w.Code, body, x.status, x.body)
 		}
-		if w.Header().Get("Api-Version") != MaxVersion || w.Header().Get("Ostype") != "linux" || w.Header().Get("Docker-Experimental") != "false" ||
+		if w.Header().Get("Api-Version") != MaxVersion || w.Header().Get("Ostype") != "linux" ||
+			w.Header().Get("Docker-Experimental") != "false" ||
 			w.Header().Get("Server") != "Gantry/1.2.3 (linux)" {
 			t.Errorf("%s: %v", x.path, w.Header())
 		}
@@ -124,7 +130,8 @@ func TestFilters(t *testing.T) {
 	}
 	for _, text := range []string{`{"a":{"2":true,"1":true}}`, `{"a":["1","2"]}`} {
 		f, err := parse(text)
-		if err != nil || strings.Join(f.values("a"), "") != "12" || !f.has("a", "1") || f.any("b") || f.only("a") != nil || f.only("b") == nil {
+		if err != nil || strings.Join(f.values("a"), "") != "12" || !f.has("a", "1") || f.any("b") || f.only("a") != nil ||
+			f.only("b") == nil {
 			t.Errorf("%s: %v %v", text, f, err)
 		}
 	}
@@ -132,14 +139,16 @@ func TestFilters(t *testing.T) {
 		t.Error(err)
 	}
 	f := filters{"label": {"a": true, "b=1": true}}
-	if !f.labels("label", map[string]string{"a": "x", "b": "1"}) || f.labels("label", map[string]string{"a": "x", "b": "2"}) || f.labels("label", nil) {
+	if !f.labels("label", map[string]string{"a": "x", "b": "1"}) || f.labels("label", map[string]string{"a": "x", "b": "2"}) ||
+		f.labels("label", nil) {
 		t.Error("labels")
 	}
 }
 
 func TestTimes(t *testing.T) {
 	for text, want := range map[string]time.Time{
-		"": {}, "0": {}, "5": time.Unix(5, 0), "5.25": time.Unix(5, 250e6), "5.000000001": time.Unix(5, 1), "2030-01-02T03:04:05Z": time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC),
+		"": {}, "0": {}, "5": time.Unix(5, 0), "5.25": time.Unix(5, 250e6), "5.000000001": time.Unix(5, 1),
+		"2030-01-02T03:04:05Z": time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC),
 	} {
 		got, err := timeOf(httptest.NewRequest("GET", "/x?since="+text, nil), "since")
 		if err != nil || !got.Equal(want) {
@@ -152,10 +161,13 @@ func TestTimes(t *testing.T) {
 }
 
 func TestEventFilters(t *testing.T) {
-	e := runner.Event{Type: "container", Action: "exec_start: sh", ID: "abcdef", Attributes: map[string]string{"name": "web", "image": "nginx", "tier": "1"}}
+	e := runner.Event{Type: "container", Action: "exec_start: sh", ID: "abcdef",
+		Attributes: map[string]string{"name": "web", "image": "nginx", "tier": "1"}}
 	for text, want := range map[string]bool{
-		`{}`: true, `{"type":["container"]}`: true, `{"type":["image"]}`: false, `{"event":["exec_start"]}`: true, `{"event":["die"]}`: false,
-		`{"container":["web"]}`: true, `{"container":["abc"]}`: true, `{"container":["x"]}`: false, `{"image":["nginx"]}`: true, `{"label":["tier=1"]}`: true,
+		`{}`: true, `{"type":["container"]}`: true, `{"type":["image"]}`: false, `{"event":["exec_start"]}`: true,
+		`{"event":["die"]}`:     false,
+		`{"container":["web"]}`: true, `{"container":["abc"]}`: true, `{"container":["x"]}`: false, `{"image":["nginx"]}`: true,
+		`{"label":["tier=1"]}`: true,
 		`{"label":["tier=2"]}`: false, `{"network":["web"]}`: false, `{"type":["container","image"],"event":["exec_start: sh"]}`: true,
 	} {
 		r := httptest.NewRequest("GET", "/x", nil)

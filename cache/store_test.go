@@ -97,7 +97,8 @@ func (l library) manifest(platform string, layers []ocispec.Descriptor, diffs []
 	for i, d := range layers {
 		refs["containerd.io/gc.ref.content.l."+string(rune('0'+i))] = d.Digest.String()
 	}
-	d := l.blob(ocispec.MediaTypeImageManifest, ocispec.Manifest{MediaType: ocispec.MediaTypeImageManifest, Config: cfg, Layers: layers}, refs)
+	d := l.blob(ocispec.MediaTypeImageManifest,
+		ocispec.Manifest{MediaType: ocispec.MediaTypeImageManifest, Config: cfg, Layers: layers}, refs)
 	d.Platform = &p
 	return d
 }
@@ -117,12 +118,14 @@ func TestOpen(t *testing.T) {
 	b, diffB := l.layer("b", "2")
 	native := l.manifest(host, []ocispec.Descriptor{a, b}, []digest.Digest{diffA, diffB})
 	foreign := l.manifest("linux/s390x", []ocispec.Descriptor{a}, []digest.Digest{diffA})
-	l.name("docker.io/library/app:1", l.blob(ocispec.MediaTypeImageIndex, ocispec.Index{Manifests: []ocispec.Descriptor{foreign, native}}, map[string]string{
-		"containerd.io/gc.ref.content.m.0": native.Digest.String(), "containerd.io/gc.ref.content.m.1": foreign.Digest.String(),
-	}))
+	l.name("docker.io/library/app:1",
+		l.blob(ocispec.MediaTypeImageIndex, ocispec.Index{Manifests: []ocispec.Descriptor{foreign, native}}, map[string]string{
+			"containerd.io/gc.ref.content.m.0": native.Digest.String(), "containerd.io/gc.ref.content.m.1": foreign.Digest.String(),
+		}))
 	l.name("docker.io/library/only:1", foreign)
 	for _, c := range []struct{ ref, platform, want string }{
-		{"app:1", "", host}, {"docker.io/library/app:1", host, host}, {"app:1", "linux/s390x", "linux/s390x"}, {"only:1", "", "linux/s390x"},
+		{"app:1", "", host}, {"docker.io/library/app:1", host, host}, {"app:1", "linux/s390x", "linux/s390x"},
+		{"only:1", "", "linux/s390x"},
 	} {
 		var p *ocispec.Platform
 		if c.platform != "" {
@@ -177,8 +180,10 @@ func TestLookup(t *testing.T) {
 	l.name("registry.lan:5000/team/app:v1", m)
 	id := m.Digest.Encoded()
 	for ref, want := range map[string]string{
-		"app": "docker.io/library/app:latest", "library/app:latest": "docker.io/library/app:latest", "registry.lan:5000/team/app:v1": "registry.lan:5000/team/app:v1",
-		"app@" + m.Digest.String(): "docker.io/library/app:latest", id: "docker.io/library/app:latest", id[:12]: "docker.io/library/app:latest",
+		"app": "docker.io/library/app:latest", "library/app:latest": "docker.io/library/app:latest",
+		"registry.lan:5000/team/app:v1": "registry.lan:5000/team/app:v1",
+		"app@" + m.Digest.String():      "docker.io/library/app:latest", id: "docker.io/library/app:latest",
+		id[:12]:            "docker.io/library/app:latest",
 		"sha256:" + id[:6]: "docker.io/library/app:latest",
 	} {
 		if img, err := l.Lookup(t.Context(), ref); err != nil || img.Name != want {

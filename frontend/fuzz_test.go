@@ -24,10 +24,13 @@ func FuzzDockerfile(f *testing.F) {
 		f.Add(data, byte(0))
 	}
 	for i, garbage := range []string{
-		"", "\x00", "\xff\xfe\x00F", "\xef\xbb\xbfFROM scratch\r\n", "\x7fELF\x02\x01\x01", "FROM \x1b[31mred\n", "FROM a\x00b\nRUN \xff\xff\n",
-		strings.Repeat("A", 1<<20), "FROM scratch\nRUN <<\n", "FROM scratch\nRUN <<A <<A\nA\nA\n", "FROM scratch\nCOPY <<\x1b /\n\x1b\n", "# escape=\x1b\nFROM scratch",
+		"", "\x00", "\xff\xfe\x00F", "\xef\xbb\xbfFROM scratch\r\n",
+		"\x7fELF\x02\x01\x01", "FROM \x1b[31mred\n", "FROM a\x00b\nRUN \xff\xff\n",
+		strings.Repeat("A", 1<<20), "FROM scratch\nRUN <<\n", "FROM scratch\nRUN <<A <<A\nA\nA\n", "FROM scratch\nCOPY <<\x1b /\n\x1b\n",
+		"# escape=\x1b\nFROM scratch",
 		"FROM scratch\nENV A=${A:-${A:-${A", "FROM scratch\nONBUILD ONBUILD RUN x", "FROM scratch AS \u202e\nCOPY --from=\u202e / /",
-		"ARG A=$A\nFROM ${A/*/}\n", "FROM scratch\nHEALTHCHECK --interval=-1s --retries=99999999999999999999 CMD [", "FROM 0\nFROM 0\nCOPY --from=-1 . .",
+		"ARG A=$A\nFROM ${A/*/}\n", "FROM scratch\nHEALTHCHECK --interval=-1s --retries=99999999999999999999 CMD [",
+		"FROM 0\nFROM 0\nCOPY --from=-1 . .",
 	} {
 		f.Add([]byte(garbage), byte(i))
 	}
@@ -96,7 +99,8 @@ func longOnes(n int) map[string]string {
 func squareOnes(n int) map[string]string {
 	const from = "FROM debian:bookworm-slim\n"
 	return map[string]string{
-		"runs": from + repeat(n, "RUN echo %d\n"), "copies": from + repeat(n, "COPY f%d /f%d\n"), "variables": from + repeat(n, "ENV V%d=x\n"),
+		"runs": from + repeat(n, "RUN echo %d\n"), "copies": from + repeat(n, "COPY f%d /f%d\n"),
+		"variables": from + repeat(n, "ENV V%d=x\n"),
 	}
 }
 

@@ -113,7 +113,9 @@ func (c *collector) ResolveImageConfig(_ context.Context, ref string, opt source
 	return ref, digest.FromString(ref + platforms.Format(p)), config, err
 }
 
-func (c *collector) ResolveSourceMetadata(ctx context.Context, op *pb.SourceOp, opt sourceresolver.Opt) (*sourceresolver.MetaResponse, error) {
+func (c *collector) ResolveSourceMetadata(
+	ctx context.Context, op *pb.SourceOp, opt sourceresolver.Opt,
+) (*sourceresolver.MetaResponse, error) {
 	res := &sourceresolver.MetaResponse{Op: op}
 	if ref, ok := strings.CutPrefix(op.Identifier, "docker-image://"); ok {
 		_, dgst, config, err := c.ResolveImageConfig(ctx, ref, opt)

@@ -41,7 +41,8 @@ func ops(t *testing.T, def *pb.Definition) map[string]*pb.Op {
 func TestScansAreOfWhatWasBuilt(t *testing.T) {
 	target, host := ocispec.Platform{OS: "linux", Architecture: "s390x"}, ocispec.Platform{OS: "linux", Architecture: "riscv64"}
 	tools := llb.Image("tools", llb.Platform(host)).Run(llb.Args([]string{"make"})).Root()
-	result := llb.Scratch().File(llb.Mkfile("/a", 0o644, []byte("x"))).Run(llb.Args([]string{"/a"})).Root().File(llb.Copy(tools, "/b", "/b"))
+	result := llb.Scratch().File(llb.Mkfile("/a", 0o644,
+		[]byte("x"))).Run(llb.Args([]string{"/a"})).Root().File(llb.Copy(tools, "/b", "/b"))
 	scanner := llb.Image("scanner", llb.Platform(host)).Run(llb.Args([]string{"scan"}), llb.AddEnv("BUILDKIT_SCAN_DESTINATION", "/out"))
 	scanner.AddMount("/src", result, llb.Readonly)
 	out := scanner.AddMount("/out", llb.Scratch())

@@ -37,7 +37,8 @@ func TestPlatforms(t *testing.T) {
 		{"old kernel", fake{cpus: cpu("amd64"), refuse: errOldKernel}, Options{Emulators: both}, "linux/amd64"},
 		{"old kernel, host entry", fake{cpus: cpu("amd64"), refuse: errOldKernel, host: []entry{hostArm("POF")}}, Options{Emulators: both},
 			"linux/amd64 linux/arm/v7 linux/arm/v6"},
-		{"broken emulator", fake{cpus: cpu("amd64"), failed: map[string]string{"arm": "write: exec format error"}}, Options{Emulators: both},
+		{"broken emulator", fake{cpus: cpu("amd64"), failed: map[string]string{"arm": "write: exec format error"}},
+			Options{Emulators: both},
 			"linux/amd64 linux/arm64"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -83,20 +84,27 @@ func TestHostEntry(t *testing.T) {
 }
 
 func TestRefusals(t *testing.T) {
-	const next = "; install emulators for the whole machine (Debian: apt-get install qemu-user-static binfmt-support) and restart the daemon"
+	const next = "; install emulators for the whole machine (Debian: apt-get install qemu-user-static binfmt-support) and restart the " +
+		"daemon"
 	for _, c := range []struct {
 		platform string
 		k        fake
 		want     string
 	}{
 		{"linux/s390x", fake{}, "linux/s390x: no native CPU and no emulator installed" + next},
-		{"linux/mips", fake{}, "linux/mips: no native CPU and no emulator known; this machine runs linux/amd64, linux/amd64/v2, linux/arm64, linux/arm/v7, linux/arm/v6"},
-		{"windows/amd64", fake{failed: map[string]string{"arm": "x", "arm64": "x"}}, "windows/amd64: only linux containers run here; this machine runs linux/amd64, linux/amd64/v2"},
-		{"linux/amd64/v4", fake{refuse: errOldKernel}, "linux/amd64/v4: this CPU has no v4 of amd64; this machine runs linux/amd64, linux/amd64/v2"},
-		{"linux/arm64/v9", fake{refuse: errOldKernel}, "linux/arm64/v9: qemu-aarch64 does not run this variant; this machine runs linux/amd64, linux/amd64/v2"},
+		{"linux/mips", fake{}, "linux/mips: no native CPU and no emulator known; this machine runs linux/amd64, linux/amd64/v2, " +
+			"linux/arm64, linux/arm/v7, linux/arm/v6"},
+		{"windows/amd64", fake{failed: map[string]string{"arm": "x", "arm64": "x"}}, "windows/amd64: only linux containers run here; " +
+			"this machine runs linux/amd64, linux/amd64/v2"},
+		{"linux/amd64/v4", fake{refuse: errOldKernel}, "linux/amd64/v4: this CPU has no v4 of amd64; this machine runs linux/amd64, " +
+			"linux/amd64/v2"},
+		{"linux/arm64/v9", fake{refuse: errOldKernel}, "linux/arm64/v9: qemu-aarch64 does not run this variant; this machine runs " +
+			"linux/amd64, linux/amd64/v2"},
 		{"linux/arm/v7", fake{refuse: errOldKernel}, "linux/arm/v7: kernel 6.1 has one table" + next},
-		{"linux/arm/v7", fake{refuse: errOldKernel, host: []entry{hostArm("PO")}}, "linux/arm/v7: kernel 6.1 has one table, and the host's entry qemu-arm lacks flag F, which containers need" + next},
-		{"linux/arm/v7", fake{failed: map[string]string{"arm": "write: no such file"}}, "linux/arm/v7: /q/arm was not accepted by the kernel: write: no such file" + next},
+		{"linux/arm/v7", fake{refuse: errOldKernel, host: []entry{hostArm("PO")}}, "linux/arm/v7: kernel 6.1 has one table, and the " +
+			"host's entry qemu-arm lacks flag F, which containers need" + next},
+		{"linux/arm/v7", fake{failed: map[string]string{"arm": "write: no such file"}}, "linux/arm/v7: /q/arm was not accepted by the " +
+			"kernel: write: no such file" + next},
 	} {
 		c.k.cpus = cpu("amd64", "v2")
 		_, err := open(t, Options{Emulators: both}, c.k).Way(platforms.MustParse(c.platform))

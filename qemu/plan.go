@@ -154,12 +154,11 @@ func (f found) reason(arch string) string {
 // get one that every kernel can use.
 func (f found) refuse(p ocispec.Platform, reason string) error {
 	if t, ok := targetFor(p.Architecture); ok && p.OS == "linux" && !f.isNative(p.Architecture) && t.runs(p.Variant) {
+		next := "install emulators for the whole machine (Debian: apt-get install qemu-user-static binfmt-support) and restart the daemon"
 		if f.policy == Private {
-			return &RefusedError{p, reason, "allow the machine's table with emulation = \"auto\" in the daemon's configuration, or " +
-				"install emulators for the whole machine (Debian: apt-get install qemu-user-static binfmt-support) and restart the daemon"}
+			next = "allow the machine's table with emulation = \"auto\" in the daemon's configuration, or " + next
 		}
-		return &RefusedError{p, reason, "install emulators for the whole machine (Debian: apt-get install qemu-user-static " +
-			"binfmt-support) and restart the daemon"}
+		return &RefusedError{p, reason, next}
 	}
 	return &RefusedError{p, reason, "this machine runs " + f.list()}
 }

@@ -184,7 +184,8 @@ func TestExecEmulated(t *testing.T) {
 			t.Errorf("%q: exit code %d, %v, want %d", c.argv, code, err, c.want)
 		}
 	}
-	if _, err := ExecEmulated(t.Context(), Options{Emulators: map[string]Emulator{"arm": {Path: "/nonesuch"}}}, []string{"true"}); err == nil ||
+	if _, err := ExecEmulated(t.Context(), Options{Emulators: map[string]Emulator{"arm": {Path: "/nonesuch"}}},
+		[]string{"true"}); err == nil ||
 		!strings.Contains(err.Error(), "qemu-arm was not accepted") {
 		t.Errorf("missing emulator: %v", err)
 	}

@@ -198,12 +198,16 @@ func TestSharedRefusals(t *testing.T) {
 		want string // "" is none
 	}{
 		{"another's", old(works), Options{}, ""},
-		{"another's without F", old(noFlag), Options{}, "lacks flag F, which containers need; remove it (echo -1 >/proc/sys/fs/binfmt_misc/qemu-arm) and"},
-		{"another's that is broken", broken, Options{}, "starts /usr/bin/qemu-arm-static, which does not run the platform's programs; remove it (echo"},
-		{"full", full, Options{}, "entry gantry-arm in the machine's binfmt_misc table: no space left on device; it takes no further entry; `ls /proc"},
+		{"another's without F", old(noFlag), Options{}, "lacks flag F, which containers need; remove it (echo -1 " +
+			">/proc/sys/fs/binfmt_misc/qemu-arm) and"},
+		{"another's that is broken", broken, Options{}, "starts /usr/bin/qemu-arm-static, which does not run the platform's programs; " +
+			"remove it (echo"},
+		{"full", full, Options{}, "entry gantry-arm in the machine's binfmt_misc table: no space left on device; it takes no further " +
+			"entry; `ls /proc"},
 		{"read-only", readOnly, Options{}, "it is read-only here; run the daemon outside"},
 		{"no binfmt_misc", gone, Options{}, "linux/arm/v7: kernel 6.1 has no binfmt_misc; install emulators"},
-		{"private", old(), Options{Policy: Private}, "kernel 6.1 has one binfmt_misc table for the whole machine, and 6.7 is the first with private ones; allow the machine's table with emulation = \"auto\""},
+		{"private", old(), Options{Policy: Private}, "kernel 6.1 has one binfmt_misc table for the whole machine, and 6.7 is the first " +
+			"with private ones; allow the machine's table with emulation = \"auto\""},
 		{"private, another's", old(works), Options{Policy: Private}, ""},
 		{"off", old(works), Options{Policy: Off}, "linux/arm/v7: emulation is off; set emulation"},
 	} {
@@ -228,7 +232,8 @@ func TestSharedRefusals(t *testing.T) {
 }
 
 func TestKernelVersions(t *testing.T) {
-	for r, want := range map[string]bool{"6.7.0": true, "6.18.5-cloud": true, "7.0": true, "6.1.0-41-amd64": false, "5.14.0-503.el9": false, "": false} {
+	for r, want := range map[string]bool{"6.7.0": true, "6.18.5-cloud": true, "7.0": true, "6.1.0-41-amd64": false,
+		"5.14.0-503.el9": false, "": false} {
 		if got := AtLeast(r, 6, 7); got != want {
 			t.Errorf("%q: %v", r, got)
 		}

@@ -55,7 +55,8 @@ func TestNames(t *testing.T) {
 	if _, err := m.reserve("web", "1"); err != nil {
 		t.Error(err)
 	}
-	if _, err := m.reserve("web", "2"); !errdefs.IsConflict(err) || !strings.HasPrefix(err.Error(), `Conflict. The container name "/web" is already in use by container "1".`) {
+	if _, err := m.reserve("web", "2"); !errdefs.IsConflict(err) ||
+		!strings.HasPrefix(err.Error(), `Conflict. The container name "/web" is already in use by container "1".`) {
 		t.Error(err)
 	}
 	for _, bad := range []string{"a", "-x", "a b", "/a/b"} {
@@ -165,14 +166,16 @@ func TestPorts(t *testing.T) {
 	if err != nil || len(got) != 4 {
 		t.Fatalf("%+v %v", got, err)
 	}
-	if got[0].ContainerPort != 53 || got[0].Proto != "udp" || got[0].HostPort != 0 || got[1].HostPort != 8080 || got[2].HostIP.String() != "127.0.0.1" || got[3].Proto != "tcp" {
+	if got[0].ContainerPort != 53 || got[0].Proto != "udp" || got[0].HostPort != 0 || got[1].HostPort != 8080 ||
+		got[2].HostIP.String() != "127.0.0.1" || got[3].Proto != "tcp" {
 		t.Errorf("%+v", got)
 	}
 	h.NetworkMode = "host"
 	if got, err := ports(c, h); err != nil || got != nil {
 		t.Errorf("%+v %v", got, err)
 	}
-	for _, b := range []map[string][]spec.PortBinding{{"x": nil}, {"0": nil}, {"80/ipx": nil}, {"80": {{HostIP: "x"}}}, {"80": {{HostPort: "1-2"}}}} {
+	for _, b := range []map[string][]spec.PortBinding{{"x": nil}, {"0": nil}, {"80/ipx": nil}, {"80": {{HostIP: "x"}}},
+		{"80": {{HostPort: "1-2"}}}} {
 		if _, err := ports(spec.Config{}, spec.HostConfig{PortBindings: b}); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("%v: %v", b, err)
 		}

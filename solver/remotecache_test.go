@@ -141,7 +141,8 @@ func github(o *objects) http.HandlerFunc {
 			for wanted := range strings.SplitSeq(r.URL.Query().Get("keys"), ",") {
 				for i, k := range slices.Backward(keys) {
 					if done[i+1] && strings.HasPrefix(k, wanted) {
-						_ = json.NewEncoder(w).Encode(map[string]string{"cacheKey": k, "scope": "x", "archiveLocation": fmt.Sprintf("http://%s/get/%d", r.Host, i+1)})
+						_ = json.NewEncoder(w).Encode(map[string]string{"cacheKey": k, "scope": "x",
+							"archiveLocation": fmt.Sprintf("http://%s/get/%d", r.Host, i+1)})
 						return
 					}
 				}
@@ -173,13 +174,15 @@ func github(o *objects) http.HandlerFunc {
 func token(t *testing.T) string {
 	t.Helper()
 	claims, err := json.Marshal(map[string]any{
-		"ac": `[{"Scope":"refs/heads/main","Permission":3}]`, "nbf": time.Now().Add(-time.Hour).Unix(), "exp": time.Now().Add(time.Hour).Unix(),
+		"ac":  `[{"Scope":"refs/heads/main","Permission":3}]`,
+		"nbf": time.Now().Add(-time.Hour).Unix(), "exp": time.Now().Add(time.Hour).Unix(),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	enc := base64.RawURLEncoding
-	return enc.EncodeToString([]byte(`{"alg":"HS256","typ":"JWT"}`)) + "." + enc.EncodeToString(claims) + "." + enc.EncodeToString([]byte("signed"))
+	return enc.EncodeToString([]byte(`{"alg":"HS256","typ":"JWT"}`)) + "." + enc.EncodeToString(claims) + "." +
+		enc.EncodeToString([]byte("signed"))
 }
 
 // A cache that one machine has put into a service is found there by another.
@@ -189,10 +192,12 @@ func TestRemoteCaches(t *testing.T) {
 		attrs   func(url string) map[string]string
 	}{
 		"s3": {s3, func(url string) map[string]string {
-			return map[string]string{"endpoint_url": url, "use_path_style": "true", "bucket": "b", "region": "r", "access_key_id": "me", "secret_access_key": "secret"}
+			return map[string]string{"endpoint_url": url, "use_path_style": "true", "bucket": "b", "region": "r", "access_key_id": "me",
+				"secret_access_key": "secret"}
 		}},
 		"azblob": {azure, func(url string) map[string]string {
-			return map[string]string{"account_url": url + "/me", "account_name": "me", "secret_access_key": base64.StdEncoding.EncodeToString([]byte("secret"))}
+			return map[string]string{"account_url": url + "/me", "account_name": "me",
+				"secret_access_key": base64.StdEncoding.EncodeToString([]byte("secret"))}
 		}},
 		"gha": {github, func(url string) map[string]string {
 			return map[string]string{"url": url + "/", "token": token(t), "scope": "s", "version": "1"}
@@ -203,7 +208,8 @@ func TestRemoteCaches(t *testing.T) {
 			service := httptest.NewServer(c.service(o))
 			defer service.Close()
 			dir := t.TempDir()
-			write(t, dir, map[string]string{"Dockerfile": "FROM scratch AS a\nCOPY f /f\nFROM scratch\nCOPY --from=a /f /g\n", "f": strings.Repeat("text", 1000)})
+			write(t, dir, map[string]string{"Dockerfile": "FROM scratch AS a\nCOPY f /f\nFROM scratch\nCOPY --from=a /f /g\n",
+				"f": strings.Repeat("text", 1000)})
 			attrs := c.attrs(service.URL)
 			to := maps.Clone(attrs)
 			to["mode"] = "max"

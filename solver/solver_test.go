@@ -242,7 +242,8 @@ func TestSubtleChangesAreSeen(t *testing.T) {
 		name, file string
 		change     func() error
 	}{
-		{"behind an absolute link", "Dockerfile", func() error { return os.WriteFile(filepath.Join(dir, "real/file"), []byte("2"), 0o644) }},
+		{"behind an absolute link", "Dockerfile",
+			func() error { return os.WriteFile(filepath.Join(dir, "real/file"), []byte("2"), 0o644) }},
 		{"ignore file", "all", func() error { return os.WriteFile(filepath.Join(dir, "all.dockerignore"), []byte("a\nb\n"), 0o644) }},
 	} {
 		req := request{dir: dir, file: c.file}

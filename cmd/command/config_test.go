@@ -95,7 +95,8 @@ func TestUsualConfig(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if level, err := logLevel(cfg.Config); err != nil || level != slog.LevelDebug || cfg.Log.Format != "json" || cfg.Workers.OCI.MaxParallelism != 4 {
+	if level, err := logLevel(cfg.Config); err != nil || level != slog.LevelDebug || cfg.Log.Format != "json" ||
+		cfg.Workers.OCI.MaxParallelism != 4 {
 		t.Errorf("%v, %v: %+v", level, err, cfg)
 	}
 }

@@ -25,7 +25,8 @@ func TestCloseRoot(t *testing.T) {
 	if err := closeRoot(root); err != nil {
 		t.Fatal(err)
 	}
-	for path, want := range map[string]os.FileMode{".": 0o711, "store": 0o700, "volumes": 0o700, "daemon.log": 0o600, "users-own": 0o755, "registry": 0o755} {
+	for path, want := range map[string]os.FileMode{".": 0o711, "store": 0o700, "volumes": 0o700, "daemon.log": 0o600,
+		"users-own": 0o755, "registry": 0o755} {
 		if fi, err := os.Stat(filepath.Join(root, path)); err != nil || fi.Mode().Perm() != want {
 			t.Errorf("%s: %v, %v", path, fi.Mode(), err)
 		}

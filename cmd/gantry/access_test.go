@@ -41,7 +41,9 @@ func TestOtherUsersAreKeptOut(t *testing.T) {
 		t.Fatalf("%d files, %v", len(all), err)
 	}
 	// nobody walks and tries each of them.
-	cmd := exec.Command("sh", "-c", `ls "$0"/. 2>/dev/null && echo "reads $0"; while read -r f; do for a in r w x; do test -$a "$f" && echo "$a $f"; done; done; true`, g.root)
+	cmd := exec.Command("sh", "-c",
+		`ls "$0"/. 2>/dev/null && echo "reads $0"; while read -r f; do for a in r w x; do test -$a "$f" && echo "$a $f"; done; done; true`,
+		g.root)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 	cmd.Stdin = strings.NewReader(strings.Join(all, "\n") + "\n")
 	cmd.Dir = "/"

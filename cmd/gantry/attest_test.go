@@ -199,38 +199,42 @@ COPY b /usr/lib/node_modules/b/
 		var image ocispec.Manifest
 		fetch(t, repository+"/manifests/"+subject, &image)
 		want := map[string]string{}
-		for i, file := range map[int]string{0: "/var/lib/dpkg/status", 1: "/usr/lib/node_modules/a/package.json", 3: "/usr/lib/node_modules/b/package.json"} {
+		for i, file := range map[int]string{0: "/var/lib/dpkg/status", 1: "/usr/lib/node_modules/a/package.json",
+			3: "/usr/lib/node_modules/b/package.json"} {
 			want[file] = "layerID: " + image.Layers[i].Digest.String()
 		}
-		found := false
-		for _, d := range listed.Manifests {
-			var m ocispec.Manifest
-			fetch(t, repository+"/manifests/"+d.Digest.String(), &m)
-			for _, l := range m.Layers {
-				var s struct {
-					Predicate struct {
-						Name  string                               `json:"name"`
-						Files []struct{ FileName, Comment string } `json:"files"`
-					} `json:"predicate"`
-				}
-				fetch(t, repository+"/blobs/"+l.Digest.String(), &s)
-				if s.Predicate.Name != "sbom" {
-					continue
-				}
-				found = true
-				got := map[string]string{}
-				for _, f := range s.Predicate.Files {
-					got[f.FileName] = f.Comment
-				}
-				if !maps.Equal(got, want) {
-					t.Errorf("%s: the files' layers are\n%v\nwant\n%v", layout, got, want)
-				}
-			}
-		}
-		if !found {
-			t.Errorf("%s: no SBOM of the image itself", layout)
+		if got := filesOfSBOM(t, repository, listed); !maps.Equal(got, want) {
+			t.Errorf("%s: the files' layers are\n%v\nwant\n%v", layout, got, want)
 		}
 	}
+}
+
+// filesOfSBOM are the comments of files in the SBOM of an image itself, which is one of those listed.
+func filesOfSBOM(t *testing.T, repository string, listed ocispec.Index) map[string]string {
+	t.Helper()
+	for _, d := range listed.Manifests {
+		var m ocispec.Manifest
+		fetch(t, repository+"/manifests/"+d.Digest.String(), &m)
+		for _, l := range m.Layers {
+			var s struct {
+				Predicate struct {
+					Name  string                               `json:"name"`
+					Files []struct{ FileName, Comment string } `json:"files"`
+				} `json:"predicate"`
+			}
+			fetch(t, repository+"/blobs/"+l.Digest.String(), &s)
+			if s.Predicate.Name != "sbom" {
+				continue
+			}
+			got := map[string]string{}
+			for _, f := range s.Predicate.Files {
+				got[f.FileName] = f.Comment
+			}
+			return got
+		}
+	}
+	t.Errorf("%s: no SBOM of the image itself", repository)
+	return nil
 }
 
 // The result that is scanned is the one that was built, also where nothing but the build's platform says
@@ -239,7 +243,8 @@ func TestSBOMRunsNoStepAgain(t *testing.T) {
 	g := newGantry(t)
 	context := probe(t)
 	file := filepath.Join(t.TempDir(), "Dockerfile")
-	text := "FROM scratch AS a\nARG TARGETARCH\nCOPY ${TARGETARCH} /probe\nRUN [\"/probe\", \"say\", \"once\"]\nFROM a\nRUN [\"/probe\", \"say\", \"twice\"]\n"
+	text := "FROM scratch AS a\nARG TARGETARCH\nCOPY ${TARGETARCH} /probe\nRUN [\"/probe\", \"say\", \"once\"]\nFROM a\nRUN [\"/probe\", " +
+		"\"say\", \"twice\"]\n"
 	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}

@@ -47,7 +47,8 @@ func TestSampleForTwoPlatforms(t *testing.T) {
 		if !strings.Contains(body, machine) {
 			t.Errorf("%s answers %s", platform, body)
 		}
-		if out := g.run("ps", "--no-trunc", "--format", "{{.ID}} {{.Ports}}"); !strings.Contains(out, id) || !strings.Contains(out, port+"->8080/tcp") {
+		if out := g.run("ps", "--no-trunc", "--format", "{{.ID}} {{.Ports}}"); !strings.Contains(out, id) ||
+			!strings.Contains(out, port+"->8080/tcp") {
 			t.Errorf("ps: %s", out)
 		}
 		g.run("stop", id)
@@ -78,7 +79,8 @@ func readBack(t *testing.T, g *gantry, ref, digest string) {
 		t.Fatal(err)
 	}
 	for _, arch := range []string{"amd64", "arm"} {
-		out, err := exec.Command(need.Tool(t, "skopeo"), "inspect", "--override-arch", arch, "--override-variant", map[string]string{"arm": "v7"}[arch],
+		out, err := exec.Command(need.Tool(t, "skopeo"), "inspect", "--override-arch", arch, "--override-variant",
+			map[string]string{"arm": "v7"}[arch],
 			"--cert-dir", certs, "docker://"+ref).CombinedOutput()
 		if err != nil || !strings.Contains(string(out), `"Architecture": "`+arch+`"`) {
 			t.Errorf("skopeo inspect for %s: %v: %s", arch, err, out)
@@ -196,7 +198,8 @@ func TestUnchanged(t *testing.T) {
 	if again := g.run("image", "inspect", "--format", "{{.ID}}", "debian:bookworm-slim"); again != base {
 		t.Errorf("imported again: %s, then %s", base, again)
 	}
-	ctx := dir(t, map[string]string{"Dockerfile": "FROM debian:bookworm-slim\nARG WHO=nobody\nRUN echo $WHO $(uname -m) > /who\nFROM scratch AS only\nCOPY --from=0 /who /\n"})
+	ctx := dir(t, map[string]string{"Dockerfile": "FROM debian:bookworm-slim\nARG WHO=nobody\nRUN echo $WHO $(uname -m) > /who\nFROM " +
+		"scratch AS only\nCOPY --from=0 /who /\n"})
 	first := g.run("build", "-q", "--platform", both, "-t", "x", ctx)
 	if again := g.run("build", "-q", "--platform", both, "-t", "x", ctx); again != first {
 		t.Errorf("%s, then %s", first, again)

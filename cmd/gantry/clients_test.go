@@ -85,7 +85,8 @@ func TestForeignClientsBuild(t *testing.T) {
 			}
 		})
 	}
-	if out := c.run("docker", "version", "--format", "{{.Server.APIVersion}} {{(index .Server.Components 0).Name}}"); out != api.MaxVersion+" Engine" {
+	if out := c.run("docker", "version", "--format", "{{.Server.APIVersion}} {{(index .Server.Components 0).Name}}"); out != api.MaxVersion+
+		" Engine" {
 		t.Errorf("docker version shows the server %q, want %s Engine", out, api.MaxVersion)
 	}
 	if out := c.run("docker", "buildx", "du"); !strings.Contains(out, "Total:") {

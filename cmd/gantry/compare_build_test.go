@@ -103,7 +103,8 @@ func touch(b *testing.B, dir string, i int) {
 func multiStage(b *testing.B, i int) string {
 	var text strings.Builder
 	for s := range 3 {
-		fmt.Fprintf(&text, "FROM debian:bookworm-slim AS s%d\nRUN echo %d.%d; cp -a /usr/lib/x86_64-linux-gnu /out && tar -cf /out.tar /out && gzip -1 /out.tar\n", s, i, s)
+		fmt.Fprintf(&text, "FROM debian:bookworm-slim AS s%d\nRUN echo %d.%d; cp -a /usr/lib/x86_64-linux-gnu /out && tar -cf /out.tar "+
+			"/out && gzip -1 /out.tar\n", s, i, s)
 	}
 	text.WriteString("FROM debian:bookworm-slim\n")
 	for s := range 3 {

@@ -202,8 +202,9 @@ func (p *peer) stop() {
 
 func (p *peer) build(dir, platforms, output string, args ...string) {
 	p.b.Helper()
-	cmd := exec.Command("../../.cache/peers/buildctl", append([]string{"--addr", p.addr(), "build", "--progress", "plain", "--frontend", "dockerfile.v0",
-		"--local", "context=" + dir, "--local", "dockerfile=" + dir, "--opt", "platform=" + platforms, "--output", output}, args...)...)
+	cmd := exec.Command("../../.cache/peers/buildctl",
+		append([]string{"--addr", p.addr(), "build", "--progress", "plain", "--frontend", "dockerfile.v0",
+			"--local", "context=" + dir, "--local", "dockerfile=" + dir, "--opt", "platform=" + platforms, "--output", output}, args...)...)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		p.b.Fatalf("buildctl: %v\n%s", err, tail(string(out), 40))
 	}
@@ -231,7 +232,7 @@ func registerArm(b testing.TB) func() {
 	if err != nil {
 		b.Fatal(err)
 	}
-	line := `:peer-arm:M::\x7fELF\x01\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\x28\x00:\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff:` + emulator + `:PF`
+	line := `:peer-arm:M::` + armELF + `:` + emulator + `:PF`
 	if err := os.WriteFile(table+"/register", []byte(line), 0); err != nil {
 		b.Fatal(err)
 	}
@@ -302,7 +303,8 @@ func (p *peer) answer(i int) time.Duration {
 	if err != nil {
 		p.b.Fatal(err)
 	}
-	store := []string{"--runtime", runc, "--root", p.root + "/podman", "--runroot", p.root + "/podman-run", "--cgroup-manager", "cgroupfs", "--events-backend", "none"}
+	store := []string{"--runtime", runc, "--root", p.root + "/podman", "--runroot", p.root + "/podman-run", "--cgroup-manager", "cgroupfs",
+		"--events-backend", "none"}
 	pod := func(args ...string) string {
 		out, err := exec.Command(podman, append(slices.Clone(store), args...)...).CombinedOutput()
 		if err != nil {

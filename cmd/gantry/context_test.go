@@ -18,7 +18,8 @@ func TestContextInAnotherMountNamespace(t *testing.T) {
 	other := dir(t, map[string]string{"f": "the client's"})
 	g.run("build", "--output", out, ctx)
 	g.run("build", "--output", out, ctx)
-	cmd := exec.Command(unshare, "--mount", "sh", "-c", `mount --bind "$1" "$2/sub" && exec "$0" build --output "$3" "$2"`, g.bin, other, ctx, out)
+	cmd := exec.Command(unshare, "--mount", "sh", "-c", `mount --bind "$1" "$2/sub" && exec "$0" build --output "$3" "$2"`,
+		g.bin, other, ctx, out)
 	cmd.Env = append(os.Environ(), g.env...)
 	if text, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, text)

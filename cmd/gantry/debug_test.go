@@ -37,7 +37,8 @@ func TestDebugAFailedStep(t *testing.T) {
 				t.Errorf("debug ls does not show build %s for %s:\n%s", build, platform, ls)
 			}
 
-			got := g.run("debug", build, "sh", "-c", `pwd; uname -m; echo $COLOUR; cat /written /cache/file; ls /context; test -w /scratch; echo "$TOKEN"`)
+			got := g.run("debug", build, "sh", "-c",
+				`pwd; uname -m; echo $COLOUR; cat /written /cache/file; ls /context; test -w /scratch; echo "$TOKEN"`)
 			want := "/src\n" + machine + "\nblue\nleft\ncached\nDockerfile\ntoken"
 			if got != want {
 				t.Errorf("in the step:\n%s\nwant:\n%s", got, want)

@@ -10,7 +10,8 @@ func TestDoctor(t *testing.T) {
 	g := newGantry(t)
 	for _, daemon := range []string{"none at ", "answers at "} {
 		out := g.run("doctor")
-		for _, want := range []string{"kernel", "cgroup", "overlayfs", "disk", "emulation", "nftables", "forwarding", "firewall", "clock", "daemon"} {
+		for _, want := range []string{"kernel", "cgroup", "overlayfs", "disk", "emulation", "nftables", "forwarding",
+			"firewall", "clock", "daemon"} {
 			if !strings.Contains(out, "ok  "+want+" ") {
 				t.Errorf("%s is not ok:\n%s", want, out)
 			}

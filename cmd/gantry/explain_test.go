@@ -37,7 +37,8 @@ func TestExplainCache(t *testing.T) {
 		}
 	}
 	none := "there is no earlier build of this context in the history"
-	build(map[string]string{"linux/amd64 2/4. RUN": "native, .* " + none, "linux/arm/v7 2/4. RUN": "emulated linux/arm/v7, qemu-arm .* " + none})
+	build(map[string]string{"linux/amd64 2/4. RUN": "native, .* " + none,
+		"linux/arm/v7 2/4. RUN": "emulated linux/arm/v7, qemu-arm .* " + none})
 	build(map[string]string{"linux/amd64 2/4. RUN": "cached", "linux/arm/v7 4/4. RUN": "cached"})
 	put("src/ignored", "2")
 	build(map[string]string{"linux/amd64 3/4. COPY": "cached"})

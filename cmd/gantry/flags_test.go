@@ -1,23 +1,13 @@
 package main
 
 import (
-	"archive/tar"
 	"bytes"
-	"compress/gzip"
 	"encoding/json"
-	"io"
-	"net"
-	"net/http"
-	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
-
-	"github.com/gantry-build/gantry/internal/need"
 )
 
 // stdin runs a command with text on its standard input.
@@ -31,67 +21,6 @@ func (g *gantry) stdin(text []byte, args ...string) string {
 		g.t.Fatalf("gantry %s: %v\n%s", strings.Join(args, " "), err, tail(errs.String(), 40))
 	}
 	return strings.TrimSpace(out.String())
-}
-
-func tarOf(t *testing.T, files map[string]string) []byte {
-	t.Helper()
-	var b bytes.Buffer
-	z := gzip.NewWriter(&b)
-	w := tar.NewWriter(z)
-	for name, text := range files {
-		if err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(text))}); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := io.WriteString(w, text); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if err := z.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return b.Bytes()
-}
-
-// gitServer serves a repository with one commit of files over the git protocol, and returns its address.
-func gitServer(t *testing.T, files map[string]string) string {
-	t.Helper()
-	git := need.Tool(t, "git")
-	base := t.TempDir()
-	repo := filepath.Join(base, "repo.git")
-	if err := os.Rename(dir(t, files), repo); err != nil {
-		t.Fatal(err)
-	}
-	for _, args := range [][]string{
-		{"init", "-q", "-b", "main"}, {"add", "."},
-		{"-c", "user.name=t", "-c", "user.email=t@example.com", "commit", "-q", "-m", "one"},
-	} {
-		cmd := exec.Command(git, args...)
-		cmd.Dir = repo
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("git %v: %v\n%s", args, err, out)
-		}
-	}
-	port := freePort(t)
-	cmd := exec.Command(git, "daemon", "--export-all", "--listen=127.0.0.1", "--port="+port, "--base-path="+base)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // git starts the server as a child
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM)
-		_ = cmd.Wait()
-	})
-	eventually(t, "git answers", func() error {
-		c, err := net.Dial("tcp", "127.0.0.1:"+port)
-		if err == nil {
-			c.Close()
-		}
-		return err
-	})
-	return "git://127.0.0.1:" + port + "/repo.git"
 }
 
 // exported is the one file of a build's result, /f.
@@ -109,93 +38,6 @@ func fileIn(t *testing.T, elem ...string) string {
 		t.Fatal(err)
 	}
 	return strings.TrimSpace(string(dt))
-}
-
-// A context is a directory, a tar or a Dockerfile on standard input, or an address; others come
-// beside it by name.
-func TestContexts(t *testing.T) {
-	g := newGantry(t)
-	const copyF = "FROM scratch\nCOPY f /f\n"
-	t.Run("tar on stdin", func(t *testing.T) {
-		g := *g
-		g.t = t
-		out := filepath.Join(t.TempDir(), "out")
-		g.stdin(tarOf(t, map[string]string{"Dockerfile": copyF, "f": "from tar"}), "build", "-q", "-o", out, "-")
-		if got := fileIn(t, out, "f"); got != "from tar" {
-			t.Errorf("f is %q", got)
-		}
-	})
-	t.Run("Dockerfile on stdin", func(t *testing.T) {
-		g := *g
-		g.t = t
-		out := filepath.Join(t.TempDir(), "out")
-		g.stdin([]byte("FROM scratch\nCOPY <<E /f\ninline\nE\n"), "build", "-q", "-o", out, "-")
-		if got := fileIn(t, out, "f"); got != "inline" {
-			t.Errorf("f is %q", got)
-		}
-		g.stdin([]byte("FROM scratch\nCOPY other /f\n"), "build", "-q", "-o", out, "-f", "-", dir(t, map[string]string{"other": "beside"}))
-		if got := fileIn(t, out, "f"); got != "beside" {
-			t.Errorf("f is %q", got)
-		}
-	})
-	t.Run("HTTP", func(t *testing.T) {
-		g := *g
-		g.t = t
-		body := tarOf(t, map[string]string{"Dockerfile": copyF, "f": "from far"})
-		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			_, _ = w.Write(body)
-		}))
-		defer s.Close()
-		if got := g.exported(s.URL + "/context.tar.gz"); got != "from far" {
-			t.Errorf("f is %q", got)
-		}
-	})
-	t.Run("git", func(t *testing.T) {
-		g := *g
-		g.t = t
-		url := gitServer(t, map[string]string{"sub/Dockerfile": copyF, "sub/f": "from git"})
-		if got := g.exported(url + "#main:sub"); got != "from git" {
-			t.Errorf("f is %q", got)
-		}
-		g.fails([]string{"Dockerfile"}, "build", url+"#main")
-	})
-	t.Run("named", func(t *testing.T) {
-		g := *g
-		g.t = t
-		d := dir(t, map[string]string{"Dockerfile": "FROM scratch\nCOPY --from=other f /f\n"})
-		for _, text := range []string{"one", "two"} {
-			other := dir(t, map[string]string{"f": text})
-			if got := g.exported("--build-context", "other="+other, d); got != text {
-				t.Errorf("f is %q, want %q", got, text)
-			}
-		}
-		layout := filepath.Join(t.TempDir(), "layout")
-		src := dir(t, map[string]string{"Dockerfile": copyF, "f": "in a layout"})
-		g.run("build", "-q", "-o", "type=oci,tar=false,dest="+layout, "-t", "layout:1", src)
-		if got := g.exported("--build-context", "other=oci-layout://"+layout+":1", d); got != "in a layout" {
-			t.Errorf("f is %q", got)
-		}
-		g.run("build", "-q", "-t", "local-only", src)
-		if got := g.exported("--build-context", "other=docker-image://local-only", d); got != "in a layout" {
-			t.Errorf("f is %q", got)
-		}
-	})
-	t.Run("ignore files", func(t *testing.T) {
-		g := *g
-		g.t = t
-		d := dir(t, map[string]string{
-			"Dockerfile": "FROM scratch\nCOPY . /\n", "other": "FROM scratch\nCOPY . /\n", "f": "kept", "g": "ignored",
-			".dockerignore": "g\n", "other.dockerignore": "f\n",
-		})
-		for file, want := range map[string][]string{"Dockerfile": {"f"}, "other": {"g"}} {
-			out := filepath.Join(t.TempDir(), "out")
-			g.run("build", "-q", "-o", out, "-f", filepath.Join(d, file), d)
-			got, err := filepath.Glob(filepath.Join(out, "[fg]"))
-			if err != nil || len(got) != 1 || filepath.Base(got[0]) != want[0] {
-				t.Errorf("%s: %v, want %v", file, got, want)
-			}
-		}
-	})
 }
 
 // One build leaves by several doors; what is written about it says the same everywhere.
@@ -254,7 +96,8 @@ COPY --from=work /out/f /f
 		}
 	}
 	g.run("build", "-q", "-t", "labelled", "--target", "other", "--secret", "id=s,src="+secret, "--label", "a=b", "--annotation", "k=v", d)
-	if labels := g.run("inspect", "--type", "image", "--format", "{{json .Config.Labels}}", "labelled"); labels != `{"a":"b","stage":"other"}` {
+	if labels := g.run("inspect", "--type", "image", "--format", "{{json .Config.Labels}}",
+		"labelled"); labels != `{"a":"b","stage":"other"}` {
 		t.Errorf("labels are %s", labels)
 	}
 	g.fails([]string{"Dockerfile:3", "secret s"}, "build", "--no-cache", d)
@@ -281,9 +124,11 @@ func TestCall(t *testing.T) {
 func TestBake(t *testing.T) {
 	g := newGantry(t)
 	d := dir(t, map[string]string{
-		"Dockerfile":      "FROM scratch\nARG WHO\nCOPY f /\nLABEL who=$WHO\n",
-		"f":               "",
-		"docker-bake.hcl": "variable \"TAG\" { default = \"1\" }\ngroup \"default\" { targets = [\"a\", \"b\"] }\ntarget \"a\" {\n args = { WHO = \"a\" }\n tags = [\"baked-a:${TAG}\"]\n}\ntarget \"b\" {\n inherits = [\"a\"]\n args = { WHO = \"b\" }\n tags = [\"baked-b:${TAG}\"]\n platforms = [\"linux/amd64\", \"linux/arm/v7\"]\n}\n",
+		"Dockerfile": "FROM scratch\nARG WHO\nCOPY f /\nLABEL who=$WHO\n",
+		"f":          "",
+		"docker-bake.hcl": "variable \"TAG\" { default = \"1\" }\ngroup \"default\" { targets = [\"a\", \"b\"] }\ntarget \"a\" {\n args " +
+			"= { WHO = \"a\" }\n tags = [\"baked-a:${TAG}\"]\n}\ntarget \"b\" {\n inherits = [\"a\"]\n args = { WHO = \"b\" }\n tags = " +
+			"[\"baked-b:${TAG}\"]\n platforms = [\"linux/amd64\", \"linux/arm/v7\"]\n}\n",
 	})
 	cmd := g.command("bake", "--set", "a.labels.extra=yes")
 	cmd.Dir = d
@@ -302,7 +147,8 @@ func TestBake(t *testing.T) {
 func TestCacheTravels(t *testing.T) {
 	g := newGantry(t)
 	g.base("linux/amd64")
-	d := dir(t, map[string]string{"Dockerfile": "FROM debian:bookworm-slim\nRUN head -c 16 /dev/urandom | od -An -tx1 > /f\nFROM scratch\nCOPY --from=0 /f /f\n"})
+	d := dir(t, map[string]string{"Dockerfile": "FROM debian:bookworm-slim\nRUN head -c 16 /dev/urandom | od -An -tx1 > /f\nFROM " +
+		"scratch\nCOPY --from=0 /f /f\n"})
 	cache := filepath.Join(t.TempDir(), "cache")
 	first := g.exported("--cache-to", "type=local,mode=max,dest="+cache, d)
 	g.run("prune", "-af")
@@ -342,7 +188,8 @@ COPY f /f
 			g.base("linux/amd64", "linux/arm/v7")
 			digests = append(digests, g.run("build", "-q", "--reproducible", "--platform", both, "-t", "same", d))
 			if i == 0 {
-				if out := g.run("run", "--rm", "--platform", "linux/arm/v7", "same", "stat", "-c", "%Y", "/copied/dir/machine"); out != epoch {
+				if out := g.run("run", "--rm", "--platform", "linux/arm/v7", "same", "stat", "-c", "%Y",
+					"/copied/dir/machine"); out != epoch {
 					t.Errorf("time stamp is %s, want %s", out, epoch)
 				}
 			}
@@ -369,7 +216,8 @@ func TestStepLimits(t *testing.T) {
 func TestSquash(t *testing.T) {
 	g := newGantry(t)
 	g.base("linux/amd64")
-	d := dir(t, map[string]string{"Dockerfile": "FROM debian:bookworm-slim\nRUN echo a > /a\nRUN echo b > /b && rm /a /etc/debian_version\nCOPY f /f\nCMD [\"cat\", \"/b\"]\n", "f": "x"})
+	d := dir(t, map[string]string{"Dockerfile": "FROM debian:bookworm-slim\nRUN echo a > /a\nRUN echo b > /b && rm /a " +
+		"/etc/debian_version\nCOPY f /f\nCMD [\"cat\", \"/b\"]\n", "f": "x"})
 	g.run("build", "-q", "--squash", "-t", "squashed", d)
 	if out := g.run("inspect", "--type", "image", "--format", "{{len .RootFS.Layers}}", "squashed"); out != "2" {
 		t.Errorf("%s layers", out)

@@ -351,3 +351,7 @@ func eventually(t testing.TB, what string, f func() error) {
 	}
 	t.Fatalf("%s: %v", what, fmt.Errorf("not after a minute: %w", err))
 }
+
+// armELF is the magic and the mask of ARM's programs in a registration (Linux, admin-guide/binfmt-misc.rst).
+const armELF = `\x7fELF\x01\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\x28\x00:` +
+	`\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff`

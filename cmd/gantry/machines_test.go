@@ -54,7 +54,8 @@ func newMachine(t *testing.T, name string) *machine {
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
-			log, _, _ := m.try("tail -n 40 /var/lib/gantry/daemon.log; tail -n 9 /var/log-boot; ps | grep -v '\\['; grep -E 'Running|Emulated' /var/lib/gantry/containers/*/container.json")
+			log, _, _ := m.try("tail -n 40 /var/lib/gantry/daemon.log; tail -n 9 /var/log-boot; ps | grep -v '\\['; grep -E " +
+				"'Running|Emulated' /var/lib/gantry/containers/*/container.json")
 			t.Logf("in the machine:\n%s", log)
 		}
 	})
@@ -68,13 +69,15 @@ func newMachine(t *testing.T, name string) *machine {
 // images makes the base image of two platforms.
 func (m *machine) images() {
 	m.t.Helper()
-	m.run("gantry import --platform linux/amd64 /images/busybox-amd64 busybox && gantry import --platform linux/arm/v7 /images/busybox-arm busybox")
+	m.run("gantry import --platform linux/amd64 /images/busybox-amd64 busybox && gantry import --platform linux/arm/v7 " +
+		"/images/busybox-arm busybox")
 }
 
 // table is the machine's own binfmt_misc, as text; the test sees it in a place of its own.
 func (m *machine) table() string {
 	m.t.Helper()
-	return m.run("mkdir -p /binfmt && { ls /binfmt/status >/dev/null 2>&1 || mount -t binfmt_misc binfmt_misc /binfmt; } && cd /binfmt && for f in $(ls | grep -v register); do echo $f; cat $f; done")
+	return m.run("mkdir -p /binfmt && { ls /binfmt/status >/dev/null 2>&1 || mount -t binfmt_misc binfmt_misc /binfmt; } && cd /binfmt " +
+		"&& for f in $(ls | grep -v register); do echo $f; cat $f; done")
 }
 
 // foreignEntry registers what another tool might have: an interpreter for files that begin with a word.
@@ -136,7 +139,8 @@ func mainJob(t *testing.T, name string) *machine {
 	if now := m.table(); now != with {
 		t.Errorf("looking has changed the table to\n%s", now)
 	}
-	log := m.expect("gantry build --progress plain --registry-http "+ref[:strings.Index(ref, "/")]+" --platform linux/amd64,linux/arm/v7 -t "+ref+" --push /ctx", 0, "emulated "+foreign+", qemu-")
+	log := m.expect("gantry build --progress plain --registry-http "+ref[:strings.Index(ref, "/")]+" --platform linux/amd64,linux/arm/v7 "+
+		"-t "+ref+" --push /ctx", 0, "emulated "+foreign+", qemu-")
 	if said := strings.Contains(log, "registered for the whole machine while gantry needs it"); said != shared {
 		t.Errorf("the build says that the emulator is for the whole machine: %v\n%s", said, log)
 	}
@@ -215,7 +219,8 @@ func machineKills(t *testing.T) {
 	m.images()
 	for i := range 10 {
 		m.run("gantry daemon >/dev/null 2>&1 & echo $! >/pid")
-		work := fmt.Sprintf("gantry build -q --no-cache --platform linux/amd64,linux/arm/v7 -t kills /ctx; gantry run -d --platform linux/arm/v7 busybox sleep %d", i)
+		work := fmt.Sprintf("gantry build -q --no-cache --platform linux/amd64,linux/arm/v7 -t kills /ctx; gantry run -d --platform "+
+			"linux/arm/v7 busybox sleep %d", i)
 		m.run("(" + work + ") >/dev/null 2>&1 &")
 		moment := time.Duration(rand.IntN(8000)) * time.Millisecond // a kill has no right time
 		t.Logf("kill %d after %v", i, moment)
@@ -254,7 +259,8 @@ func machineDemo(t *testing.T) {
 	m.serve("Dockerfile", filepath.Join(dir(t, map[string]string{"Dockerfile": demoDockerfile}), "Dockerfile"))
 	m.get("/images", "base-amd64", "base-arm")
 	m.get("/sample", "Dockerfile", "amd64", "arm")
-	m.run("gantry import --platform linux/amd64 /images/base-amd64 debian:bookworm-slim && gantry import --platform linux/arm/v7 /images/base-arm debian:bookworm-slim && rm -r /images")
+	m.run("gantry import --platform linux/amd64 /images/base-amd64 debian:bookworm-slim && gantry import --platform linux/arm/v7 " +
+		"/images/base-arm debian:bookworm-slim && rm -r /images")
 	m.run("gantry registry serve --tls --addr 127.0.0.1:5443 >/dev/null 2>&1 & until grep -q ':1543 ' /proc/net/tcp; do sleep 0.2; done")
 	const ref = "localhost:5443/simple-rest-app:demo"
 	begin := time.Now()
@@ -262,7 +268,8 @@ func machineDemo(t *testing.T) {
 	t.Logf("built and pushed in %.0f s", time.Since(begin).Seconds())
 	m.run("gantry rmi -f " + ref)
 	for platform, machine := range map[string]string{"linux/amd64": "x86_64", "linux/arm/v7": "armv7l"} {
-		m.run("gantry pull -q --platform " + platform + " " + ref + " && gantry run -d --name demo --platform " + platform + " -p 8080:8080 " + ref)
+		m.run("gantry pull -q --platform " + platform + " " + ref + " && gantry run -d --name demo --platform " + platform +
+			" -p 8080:8080 " + ref)
 		m.says = append(m.says, m.answers("demo "+strings.Split(platform, "/")[1]))
 		m.expect("gantry exec demo cat /machine", 0, machine)
 		m.run("gantry rm -f demo")
@@ -284,7 +291,7 @@ func machineRefusals(t *testing.T) {
 
 	m.table()
 	emulator := m.run("ls /var/lib/gantry/bin/qemu-arm-*/qemu-arm")
-	arm := `:other:M::\x7fELF\x01\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\x28\x00:\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff:`
+	arm := `:other:M::` + armELF + `:`
 	for _, c := range []struct {
 		entry string
 		code  int
@@ -309,7 +316,8 @@ func machineRefusals(t *testing.T) {
 		m.run("gantry daemon stop")
 	}
 	// The daemon's own mount of the table is not the one below /proc; the network's settings are there.
-	m.run("mount -t binfmt_misc b /proc/sys/fs/binfmt_misc && mount -o remount,bind,ro /proc/sys/fs/binfmt_misc && mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys")
+	m.run("mount -t binfmt_misc b /proc/sys/fs/binfmt_misc && mount -o remount,bind,ro /proc/sys/fs/binfmt_misc && mount --bind " +
+		"/proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys")
 	m.expect("gantry run --rm --network host --platform linux/arm/v7 busybox uname -m", 0, "armv7l")
 	m.expect(run, 125, "read-only file system; set it to 1 on the host if /proc/sys is read-only")
 }

@@ -64,7 +64,8 @@ func same(t *testing.T, client string, got, want built) {
 	for platform, parts := range want {
 		for part, text := range parts {
 			if got[platform][part] != text {
-				t.Errorf("%s, %s, %s (-buildkitd +gantry):\n%s", client, platform, part, cmp.Diff(strings.Split(text, "\n"), strings.Split(got[platform][part], "\n")))
+				t.Errorf("%s, %s, %s (-buildkitd +gantry):\n%s",
+					client, platform, part, cmp.Diff(strings.Split(text, "\n"), strings.Split(got[platform][part], "\n")))
 			}
 		}
 		if len(got[platform]) != len(parts) {
@@ -112,7 +113,8 @@ func (m matrixCase) buildctl(addr string) built {
 	m.t.Helper()
 	out := filepath.Join(m.t.TempDir(), "oci.tar")
 	args := []string{
-		"--addr", addr, "build", "--progress", "plain", "--frontend", "dockerfile.v0", "--local", "context=" + m.dir, "--local", "dockerfile=" + m.dir,
+		"--addr", addr, "build", "--progress", "plain", "--frontend", "dockerfile.v0", "--local", "context=" + m.dir, "--local",
+		"dockerfile=" + m.dir,
 		"--opt", "attest:provenance=mode=max", "--output", "type=oci,dest=" + out,
 	}
 	for _, f := range m.flags {
@@ -240,7 +242,8 @@ func layerOf(t *testing.T, dt []byte) string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		lines = append(lines, fmt.Sprintf("%s %c %o %d:%d %d %q %x", h.Name, h.Typeflag, h.Mode, h.Uid, h.Gid, h.Size, h.Linkname, sum.Sum(nil)[:8]))
+		lines = append(lines, fmt.Sprintf("%s %c %o %d:%d %d %q %x", h.Name, h.Typeflag, h.Mode, h.Uid, h.Gid, h.Size,
+			h.Linkname, sum.Sum(nil)[:8]))
 	}
 	slices.Sort(lines)
 	return strings.Join(lines, "\n")

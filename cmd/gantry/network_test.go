@@ -19,12 +19,16 @@ func TestStepNetwork(t *testing.T) {
 	g := newGantry(t)
 	g.base("linux/amd64", "linux/arm/v7")
 	port, abstract := hostServers(t)
-	reach := fmt.Sprintf(`RUN perl -MSocket -e 'socket(S, PF_INET, SOCK_STREAM, 0); print connect(S, pack_sockaddr_in(%s, inet_aton("127.0.0.1"))) ? "loopback answers\n" : "loopback is silent\n"; \
+	reach := fmt.Sprintf(`RUN perl -MSocket -e 'socket(S, PF_INET, SOCK_STREAM, 0); \
+	print connect(S, pack_sockaddr_in(%s, inet_aton("127.0.0.1"))) ? "loopback answers\n" : "loopback is silent\n"; \
 	socket(U, PF_UNIX, SOCK_STREAM, 0); print connect(U, pack_sockaddr_un("\0%s")) ? "abstract answers\n" : "abstract is silent\n"'
 `, port, abstract)
-	text := "FROM debian:bookworm-slim\n" + reach + `RUN perl -MSocket -e 'socket(S, PF_INET, SOCK_STREAM, 0) && bind(S, pack_sockaddr_in(80, INADDR_ANY)) && listen(S, 1) or die $!; sleep 3'
+	text := "FROM debian:bookworm-slim\n" + reach +
+		`RUN perl -MSocket -e 'socket(S, PF_INET, SOCK_STREAM, 0) && bind(S, pack_sockaddr_in(80, INADDR_ANY)) \
+	&& listen(S, 1) or die $!; sleep 3'
 RUN perl -MSocket -e 'socket(S, PF_INET, SOCK_RAW, 1) or die "raw socket: $!"'
-RUN setpriv --reuid 1234 --regid 1234 --clear-groups perl -MSocket -e 'socket(S, PF_INET, SOCK_DGRAM, 1) or die "ping: $!"; socket(T, PF_INET, SOCK_STREAM, 0) && bind(T, pack_sockaddr_in(81, INADDR_ANY)) or die "port 81: $!"'
+RUN setpriv --reuid 1234 --regid 1234 --clear-groups perl -MSocket -e 'socket(S, PF_INET, SOCK_DGRAM, 1) or die "ping: $!"; \
+	socket(T, PF_INET, SOCK_STREAM, 0) && bind(T, pack_sockaddr_in(81, INADDR_ANY)) or die "port 81: $!"'
 RUN test "$(tail -n +3 /proc/net/dev | cut -d: -f1 | tr -d ' ' | sort | paste -sd,)" = eth0,lo
 RUN --network=none test "$(tail -n +3 /proc/net/dev | cut -d: -f1 | tr -d ' ' | paste -sd,)" = lo
 `
@@ -52,14 +56,16 @@ RUN --network=none test "$(tail -n +3 /proc/net/dev | cut -d: -f1 | tr -d ' ' | 
 	}
 	defer l.Close()
 	_, everywhere, _ := net.SplitHostPort(l.Addr().String())
-	g.run("build", "--add-host", "gw:host-gateway", dir(t, map[string]string{"Dockerfile": "FROM debian:bookworm-slim\nRUN bash -c ': >/dev/tcp/gw/" + everywhere + "'\n"}))
+	g.run("build", "--add-host", "gw:host-gateway",
+		dir(t, map[string]string{"Dockerfile": "FROM debian:bookworm-slim\nRUN bash -c ': >/dev/tcp/gw/" + everywhere + "'\n"}))
 
 	cfg := filepath.Join(t.TempDir(), "gantry.toml")
 	if err := os.WriteFile(cfg, []byte("[worker.oci]\nnetworkMode = \"host\"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	g.run("daemon", "stop")
-	_, log, err = g.try("--config", cfg, "build", "--no-cache", dir(t, map[string]string{"Dockerfile": "FROM debian:bookworm-slim\n" + reach}))
+	_, log, err = g.try("--config", cfg, "build", "--no-cache",
+		dir(t, map[string]string{"Dockerfile": "FROM debian:bookworm-slim\n" + reach}))
 	if err != nil || strings.Count(log, " loopback answers") != 1 {
 		t.Errorf("networkMode = host: %v\n%s", err, log)
 	}
@@ -98,8 +104,10 @@ func TestProxyNetwork(t *testing.T) {
 		t.Fatal(err)
 	}
 	g.run("daemon", "stop")
-	_, log, err := g.try("--config", cfg, "build", "--platform", both, "--no-cache", dir(t, map[string]string{"Dockerfile": fmt.Sprintf(`FROM debian:bookworm-slim
-RUN bash -c 'p=${http_proxy#http://}; p=${p%%/}; exec 3<>/dev/tcp/${p%%:*}/${p##*:}; printf "GET http://%[1]s:%[2]s/ HTTP/1.0\r\n\r\n" >&3; cat <&3'
+	_, log, err := g.try("--config", cfg, "build", "--platform", both, "--no-cache",
+		dir(t, map[string]string{"Dockerfile": fmt.Sprintf(`FROM debian:bookworm-slim
+RUN bash -c 'p=${http_proxy#http://}; p=${p%%/}; exec 3<>/dev/tcp/${p%%:*}/${p##*:}; \
+	printf "GET http://%[1]s:%[2]s/ HTTP/1.0\r\n\r\n" >&3; cat <&3'
 RUN bash -c ': </dev/tcp/%[1]s/%[2]s' 2>/dev/null && exit 1 || echo "no other way"
 `, address, port)}))
 	if err != nil || strings.Count(log, " hello through") != 2 || strings.Count(log, " no other way") != 2 {

@@ -20,7 +20,8 @@ func TestPushByDigest(t *testing.T) {
 	g := newGantry(t)
 	host := g.registry(false)
 	meta := filepath.Join(t.TempDir(), "meta.json")
-	g.run("build", "--platform", "linux/arm/v7", "--output", "type=image,name="+host+"/app,push-by-digest=true,name-canonical=true,push=true",
+	g.run("build", "--platform", "linux/arm/v7", "--output",
+		"type=image,name="+host+"/app,push-by-digest=true,name-canonical=true,push=true",
 		"--metadata-file", meta, probe(t))
 	dt, err := os.ReadFile(meta)
 	if err != nil {
@@ -34,7 +35,8 @@ func TestPushByDigest(t *testing.T) {
 		t.Fatalf("%v: %s", err, dt)
 	}
 	crane := need.File(t, "../../.cache/peers/crane", "peers")
-	if out, err := exec.Command(crane, "digest", host+"/app@"+said.Digest).CombinedOutput(); err != nil || strings.TrimSpace(string(out)) != said.Digest {
+	if out, err := exec.Command(crane, "digest", host+"/app@"+said.Digest).CombinedOutput(); err != nil ||
+		strings.TrimSpace(string(out)) != said.Digest {
 		t.Errorf("in the registry: %v: %s", err, out)
 	}
 	if out, err := exec.Command(crane, "ls", host+"/app").Output(); err == nil && strings.TrimSpace(string(out)) != "" {
@@ -77,7 +79,8 @@ func TestLongStepLog(t *testing.T) {
 	_, log, err := g.try("build", "--no-cache", dir(t, map[string]string{
 		"Dockerfile": "FROM debian:bookworm-slim\nRUN seq 1000000 && echo the reason >&2 && exit 1\n",
 	}))
-	if err == nil || !strings.Contains(log, "the reason") || !strings.Contains(log, " 1000000\n") || !strings.Contains(log, "left out here") || !strings.Contains(log, " 5000\n") {
+	if err == nil || !strings.Contains(log, "the reason") || !strings.Contains(log, " 1000000\n") ||
+		!strings.Contains(log, "left out here") || !strings.Contains(log, " 5000\n") {
 		t.Errorf("%v\n%s", err, tail(log, 30))
 	}
 	if strings.Contains(log, " 500000\n") || len(log) > 3_000_000 {
@@ -91,7 +94,8 @@ func TestCacheSharesLayersWithTheImage(t *testing.T) {
 	g := newGantry(t)
 	host := g.registry(false)
 	context := dir(t, map[string]string{
-		"Dockerfile": "FROM scratch AS a\nCOPY f /f\nFROM scratch\nCOPY --from=a /f /g\nCOPY h /h\n", "f": strings.Repeat("f", 9999), "h": strings.Repeat("h", 9999),
+		"Dockerfile": "FROM scratch AS a\nCOPY f /f\nFROM scratch\nCOPY --from=a /f /g\nCOPY h /h\n",
+		"f":          strings.Repeat("f", 9999), "h": strings.Repeat("h", 9999),
 	})
 	layers := func(ref string) (digests []string) {
 		var m ocispec.Manifest
@@ -121,7 +125,8 @@ func TestCacheSharesLayersWithTheImage(t *testing.T) {
 				}
 			}
 			other := newGantry(t)
-			other.run("build", "-q", "--push", "-t", ref+":again", "--cache-from", "type=registry,ref="+from, "--cache-to", "type=inline", context)
+			other.run("build", "-q", "--push", "-t", ref+":again", "--cache-from", "type=registry,ref="+from, "--cache-to",
+				"type=inline", context)
 			if again := layers(name + ":again"); !slices.Equal(again, image) {
 				t.Errorf("from the cache the layers are %v, were %v", again, image)
 			}

@@ -71,7 +71,8 @@ func TestWarmStartAndTerminal(t *testing.T) {
 	if best > 500*time.Millisecond {
 		t.Errorf("the first command on a warm root took %v", best)
 	}
-	script := exec.Command(need.Tool(t, "script"), "-qec", g.bin+" build --progress tty --no-cache "+probe(t), filepath.Join(t.TempDir(), "typescript"))
+	script := exec.Command(need.Tool(t, "script"), "-qec", g.bin+" build --progress tty --no-cache "+probe(t),
+		filepath.Join(t.TempDir(), "typescript"))
 	script.Env = append(os.Environ(), g.env...)
 	out, err := script.CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "\x1b[") || !strings.Contains(string(out), "FINISHED") {

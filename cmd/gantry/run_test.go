@@ -117,7 +117,8 @@ func TestRun(t *testing.T) {
 	})
 	t.Run("environment and volume", func(t *testing.T) {
 		d := dir(t, map[string]string{"f": "from the host"})
-		out := g.run("run", "--rm", "-e", "A=b", "-v", d+":/v:ro", "debian:bookworm-slim", "sh", "-c", "echo $A; cat /v/f; touch /v/g 2>/dev/null || echo read-only")
+		out := g.run("run", "--rm", "-e", "A=b", "-v", d+":/v:ro", "debian:bookworm-slim", "sh", "-c",
+			"echo $A; cat /v/f; touch /v/g 2>/dev/null || echo read-only")
 		if out != "b\nfrom the hostread-only" {
 			t.Errorf("%q", out)
 		}
@@ -131,40 +132,45 @@ func TestRun(t *testing.T) {
 			t.Errorf("%v: %q", err, out)
 		}
 	})
-	t.Run("names, logs, stop, rm", func(t *testing.T) {
-		id := g.run("run", "-d", "--name", "one", "probe", "serve", ":80", "x")
-		if _, stderr, err := g.try("run", "-d", "--name", "one", "probe", "sleep"); err == nil || !strings.Contains(stderr, "is already in use by container") {
-			t.Errorf("a second container named one: %v %s", err, stderr)
-		}
-		eventually(t, "it logs", func() error {
-			if out := g.run("logs", "one"); out != "serving" {
-				return errors.New(out)
-			}
-			return nil
-		})
-		if _, stderr, err := g.try("rm", "one"); err == nil {
-			t.Errorf("rm of a running container: %s", stderr)
-		}
-		if _, stderr, err := g.try("rmi", "probe"); err == nil {
-			t.Errorf("rmi of a used image: %s", stderr)
-		}
-		g.run("stop", "one")
-		if out := g.run("ps", "-a", "--no-trunc", "--format", "{{.ID}} {{.Status}}"); !strings.HasPrefix(out, id+" Exited (0)") {
-			t.Errorf("ps -a: %s", out)
-		}
-		g.run("rm", "one")
-	})
+	t.Run("names, logs, stop, rm", func(t *testing.T) { lifeOfAContainer(t, *g) })
 	t.Run("network", func(t *testing.T) {
 		port := freePort(t)
 		g.run("run", "-d", "--name", "net", "-p", "127.0.0.1:"+port+":80", "probe", "serve", ":80", "by port")
 		if out := get(t, "http://127.0.0.1:"+port); out != "by port amd64\n" {
 			t.Errorf("%q", out)
 		}
-		if _, stderr, err := g.try("run", "-d", "-p", port+":80", "probe", "sleep"); err == nil || !strings.Contains(stderr, "port is already allocated") {
+		if _, stderr, err := g.try("run", "-d", "-p", port+":80", "probe", "sleep"); err == nil ||
+			!strings.Contains(stderr, "port is already allocated") {
 			t.Errorf("the port twice: %v %s", err, stderr)
 		}
 		g.run("rm", "-f", "net")
 	})
+}
+
+func lifeOfAContainer(t *testing.T, g gantry) {
+	g.t = t
+	id := g.run("run", "-d", "--name", "one", "probe", "serve", ":80", "x")
+	if _, stderr, err := g.try("run", "-d", "--name", "one", "probe", "sleep"); err == nil ||
+		!strings.Contains(stderr, "is already in use by container") {
+		t.Errorf("a second container named one: %v %s", err, stderr)
+	}
+	eventually(t, "it logs", func() error {
+		if out := g.run("logs", "one"); out != "serving" {
+			return errors.New(out)
+		}
+		return nil
+	})
+	if _, stderr, err := g.try("rm", "one"); err == nil {
+		t.Errorf("rm of a running container: %s", stderr)
+	}
+	if _, stderr, err := g.try("rmi", "probe"); err == nil {
+		t.Errorf("rmi of a used image: %s", stderr)
+	}
+	g.run("stop", "one")
+	if out := g.run("ps", "-a", "--no-trunc", "--format", "{{.ID}} {{.Status}}"); !strings.HasPrefix(out, id+" Exited (0)") {
+		t.Errorf("ps -a: %s", out)
+	}
+	g.run("rm", "one")
 }
 
 // An emulated container is as good as a native one: root may ping, use low ports, change owners.
@@ -172,7 +178,8 @@ func TestEmulatedContainer(t *testing.T) {
 	g := newGantry(t)
 	g.base("linux/arm/v7")
 	out := g.run("run", "--rm", "--platform", "linux/arm/v7", "debian:bookworm-slim", "sh", "-c",
-		"uname -m; dpkg --print-architecture; id -u; touch /f && chown 12:34 /f && stat -c %u:%g /f; su -s /bin/sh nobody -c 'id -un'; cat /proc/sys/net/ipv4/ip_forward >/dev/null && echo sys")
+		"uname -m; dpkg --print-architecture; id -u; touch /f && chown 12:34 /f && stat -c %u:%g /f; su -s /bin/sh nobody -c 'id -un'; "+
+			"cat /proc/sys/net/ipv4/ip_forward >/dev/null && echo sys")
 	if want := "armv7l\narmhf\n0\n12:34\nnobody\nsys"; out != want {
 		t.Errorf("%q, want %q", out, want)
 	}
@@ -199,7 +206,8 @@ func TestStopWithOpenStreams(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer dialog.Close()
-	if _, err := io.WriteString(dialog, "POST /session HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nX-Docker-Expose-Session-Uuid: a\r\n\r\n"); err != nil {
+	if _, err := io.WriteString(dialog, "POST /session HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: "+
+		"h2c\r\nX-Docker-Expose-Session-Uuid: a\r\n\r\n"); err != nil {
 		t.Fatal(err)
 	}
 	silent, err := net.Dial("unix", g.status().Socket)
@@ -214,7 +222,8 @@ func TestStopWithOpenStreams(t *testing.T) {
 		return nil
 	})
 	g.run("daemon", "stop")
-	if log, err := os.ReadFile(filepath.Join(g.root, "daemon.log")); err != nil || strings.Contains(string(log), "handlers that have not ended") {
+	if log, err := os.ReadFile(filepath.Join(g.root, "daemon.log")); err != nil ||
+		strings.Contains(string(log), "handlers that have not ended") {
 		t.Errorf("the stop waited: %v\n%s", err, tail(string(log), 5))
 	}
 	_, _ = attach.Process.Wait()
@@ -254,7 +263,8 @@ func TestHostPID(t *testing.T) {
 	g.base("linux/amd64", "linux/arm/v7")
 	for _, p := range []string{"linux/amd64", "linux/arm/v7"} {
 		out := g.run("run", "--rm", "--pid", "host", "--platform", p, "debian:bookworm-slim", "sh", "-c",
-			"test -d /proc/"+itoa(os.Getpid())+" && echo host; ls /proc/sys/fs/binfmt_misc; echo :x:M::y::/bin/true: 2>/dev/null >/proc/sys/fs/binfmt_misc/register || echo refused")
+			"test -d /proc/"+itoa(os.Getpid())+" && echo host; ls /proc/sys/fs/binfmt_misc; echo :x:M::y::/bin/true: 2>/dev/null "+
+				">/proc/sys/fs/binfmt_misc/register || echo refused")
 		if out != "host\nrefused" {
 			t.Errorf("%s: %q", p, out)
 		}

@@ -15,13 +15,15 @@ func TestStepSettings(t *testing.T) {
 		{"name": "one", "containerEdits": {"env": ["THING=one"], "deviceNodes": [{"path": "/dev/thing", "hostPath": "/dev/null"}]}},
 		{"name": "two", "containerEdits": {"env": ["THING=two"], "deviceNodes": [{"path": "/dev/kmsg"}]}}]}`})
 	cfg := filepath.Join(t.TempDir(), "gantry.toml")
-	text := fmt.Sprintf("insecure-entitlements = [\"device\"]\n[dns]\nnameservers = [\"198.51.100.53\"]\noptions = [\"ndots:3\"]\nsearchDomains = [\"lab.example\"]\n[cdi]\nspecDirs = [%q]\n", specs)
+	text := fmt.Sprintf("insecure-entitlements = [\"device\"]\n[dns]\nnameservers = [\"198.51.100.53\"]\noptions = "+
+		"[\"ndots:3\"]\nsearchDomains = [\"lab.example\"]\n[cdi]\nspecDirs = [%q]\n", specs)
 	if err := os.WriteFile(cfg, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	g.run("daemon", "stop")
 	d := dir(t, map[string]string{"Dockerfile": `FROM debian:bookworm-slim
-RUN grep -x "nameserver 198.51.100.53" /etc/resolv.conf && grep -x "search lab.example" /etc/resolv.conf && grep -x "options ndots:3" /etc/resolv.conf
+RUN grep -x "nameserver 198.51.100.53" /etc/resolv.conf && grep -x "search lab.example" /etc/resolv.conf && \
+	grep -x "options ndots:3" /etc/resolv.conf
 `})
 	g.run("--config", cfg, "build", "--platform", both, d)
 	d = dir(t, map[string]string{"Dockerfile": `FROM debian:bookworm-slim

@@ -48,7 +48,8 @@ func subject(t *testing.T) (context.Context, *cache.Store, ocispec.Descriptor) {
 // saying is an attestation with a predicate of a type.
 func saying(predicateType, predicate string) exporter.Attestation {
 	return exporter.Attestation{
-		Kind: gatewayapi.AttestationKind_InToto, Path: predicateType + ".json", InToto: result.InTotoAttestation{PredicateType: predicateType},
+		Kind: gatewayapi.AttestationKind_InToto, Path: predicateType + ".json",
+		InToto:      result.InTotoAttestation{PredicateType: predicateType},
 		ContentFunc: func(context.Context) ([]byte, error) { return []byte(predicate), nil },
 	}
 }
@@ -69,7 +70,8 @@ func TestStatementsReferToTheImage(t *testing.T) {
 	}
 	for _, d := range written {
 		m, err := blob.Manifest(ctx, cs, d)
-		if err != nil || m.Subject == nil || m.Subject.Digest != image.Digest || m.ArtifactType != intoto.PayloadType || len(m.Layers) != 1 {
+		if err != nil || m.Subject == nil || m.Subject.Digest != image.Digest || m.ArtifactType != intoto.PayloadType ||
+			len(m.Layers) != 1 {
 			t.Fatalf("%+v, %v", m, err)
 		}
 		text, err := content.ReadBlob(ctx, cs, m.Layers[0])
@@ -94,7 +96,8 @@ func TestStatementsReferToTheImage(t *testing.T) {
 	if err != nil || len(again) != 1 || again[0].Digest != written[0].Digest {
 		t.Errorf("the same statement is %+v, then %+v, %v", written[0], again, err)
 	}
-	if found, err = Of(ctx, cs, image.Digest); err != nil || len(found) != 1 || found[0].Digest != again[0].Digest || found[0].Size != again[0].Size {
+	if found, err = Of(ctx, cs, image.Digest); err != nil || len(found) != 1 || found[0].Digest != again[0].Digest ||
+		found[0].Size != again[0].Size {
 		t.Errorf("found %+v, %v; want %+v", found, err, again)
 	}
 }
@@ -166,7 +169,8 @@ func TestLayersOfFiles(t *testing.T) {
 		}
 		layers = append(layers, d)
 	}
-	sbom := saying(intoto.PredicateSPDX, `{"files":[{"fileName":"/bin/a"},{"fileName":"bin/b"},{"fileName":"/bin/c","comment":"mine"},{"fileName":"/x"}]}`)
+	sbom := saying(intoto.PredicateSPDX,
+		`{"files":[{"fileName":"/bin/a"},{"fileName":"bin/b"},{"fileName":"/bin/c","comment":"mine"},{"fileName":"/x"}]}`)
 	sbom.Path, sbom.Metadata = "core.spdx.json", map[string][]byte{result.AttestationSBOMCore: []byte("core")}
 	other := saying("https://other", `{"files":[{"fileName":"/bin/a"}]}`)
 	out, err := Layered(ctx, nil, []exporter.Attestation{sbom, other}, s.Client.ContentStore(), layers)

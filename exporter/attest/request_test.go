@@ -26,13 +26,15 @@ func TestOwnScanner(t *testing.T) {
 		attrs map[string]string
 		want  map[string]string // of the scanner; nil: as asked
 	}{
-		"none":                {map[string]string{"filename": "Dockerfile"}, nil},
-		"plain":               {map[string]string{"attest:sbom": ""}, map[string]string{"generator": "ours"}},
-		"other case":          {map[string]string{"attest:SBOM": ""}, map[string]string{"generator": "ours"}},
-		"old name":            {map[string]string{"build-arg:BUILDKIT_ATTEST_SBOM": "true"}, map[string]string{"generator": "ours", "true": ""}},
-		"with a parameter":    {map[string]string{"attest:sbom": "scan=a"}, map[string]string{"generator": "ours", "scan": "a"}},
-		"with a comma in it":  {map[string]string{"attest:sbom": `"scan=a,b"`}, map[string]string{"generator": "ours", "scan": "a,b"}},
-		"of a time":           {map[string]string{"attest:sbom": "", "build-arg:SOURCE_DATE_EPOCH": "42"}, map[string]string{"generator": "ours", "AT": "42"}},
+		"none":       {map[string]string{"filename": "Dockerfile"}, nil},
+		"plain":      {map[string]string{"attest:sbom": ""}, map[string]string{"generator": "ours"}},
+		"other case": {map[string]string{"attest:SBOM": ""}, map[string]string{"generator": "ours"}},
+		"old name": {map[string]string{"build-arg:BUILDKIT_ATTEST_SBOM": "true"},
+			map[string]string{"generator": "ours", "true": ""}},
+		"with a parameter":   {map[string]string{"attest:sbom": "scan=a"}, map[string]string{"generator": "ours", "scan": "a"}},
+		"with a comma in it": {map[string]string{"attest:sbom": `"scan=a,b"`}, map[string]string{"generator": "ours", "scan": "a,b"}},
+		"of a time": {map[string]string{"attest:sbom": "", "build-arg:SOURCE_DATE_EPOCH": "42"},
+			map[string]string{"generator": "ours", "AT": "42"}},
 		"its own":             {map[string]string{"attest:sbom": "generator=docker/scout"}, nil},
 		"its own, quoted":     {map[string]string{"attest:sbom": `"generator=a,b",x=y`}, nil},
 		"provenance is other": {map[string]string{"attest:provenance": "mode=max"}, nil},

@@ -52,7 +52,8 @@ func TestNames(t *testing.T) {
 
 // What BuildKit's exporter would do too early is kept from it, and what it does not know is taken out.
 func TestWhatBuildKitIsAsked(t *testing.T) {
-	a, inst, err := resolve(t, map[string]string{"name": "app", "store": "true", OptKeySquash: "true", attest.OptKeyLayout: attest.LayoutReferrers})
+	a, inst, err := resolve(t, map[string]string{"name": "app", "store": "true", OptKeySquash: "true",
+		attest.OptKeyLayout: attest.LayoutReferrers})
 	if err != nil || a.attrs["store"] != "false" || !inst.keep || !inst.squash || !inst.referrers || inst.push || inst.compress {
 		t.Errorf("%v, %+v, %v", a.attrs, inst, err)
 	}
@@ -64,7 +65,8 @@ func TestWhatBuildKitIsAsked(t *testing.T) {
 	if a, _, _ := resolve(t, nil); a.attrs["dangling-name-prefix"] != DanglingPrefix {
 		t.Errorf("a result without a name: %v", a.attrs)
 	}
-	if a, inst, _ := resolve(t, map[string]string{"push": "", "store": "false"}); a.attrs["dangling-name-prefix"] != "" || !inst.push || inst.keep || !inst.compress {
+	if a, inst, _ := resolve(t, map[string]string{"push": "", "store": "false"}); a.attrs["dangling-name-prefix"] != "" || !inst.push ||
+		inst.keep || !inst.compress {
 		t.Errorf("pushed and not kept: %v, %+v", a.attrs, inst)
 	}
 	for _, key := range []string{"compression", "rewrite-timestamp", OptKeySharedLayers} {
@@ -78,7 +80,8 @@ func TestBadAttributes(t *testing.T) {
 	for key, value := range map[string]string{
 		"store": "perhaps", "name": "UPPER CASE", OptKeySquash: "much", attest.OptKeyLayout: "here", "push-by-digest": "2",
 	} {
-		if _, _, err := resolve(t, map[string]string{key: value}); err == nil || !strings.Contains(err.Error(), key) || !strings.Contains(err.Error(), value) {
+		if _, _, err := resolve(t, map[string]string{key: value}); err == nil || !strings.Contains(err.Error(), key) ||
+			!strings.Contains(err.Error(), value) {
 			t.Errorf("%s=%s: %v", key, value, err)
 		}
 	}

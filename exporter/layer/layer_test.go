@@ -57,7 +57,8 @@ func TestMeasuredAndCompressedAreOneLayer(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if want := digest.FromBytes(data); plain.Digest != want || DiffID(plain) != want || plain.Size != int64(n) || plain.MediaType != ocispec.MediaTypeImageLayer {
+		if want := digest.FromBytes(data); plain.Digest != want || DiffID(plain) != want || plain.Size != int64(n) ||
+			plain.MediaType != ocispec.MediaTypeImageLayer {
 			t.Errorf("%d bytes measured as %+v", n, plain)
 		}
 		packed, err := Gzip(ctx, cs, src)
@@ -132,7 +133,8 @@ func TestABrokenSourceLeavesNoBlob(t *testing.T) {
 func TestBetweenTrees(t *testing.T) {
 	need.Root(t)
 	lower, upper := t.TempDir(), t.TempDir()
-	for path, text := range map[string]string{lower + "/same": "1", lower + "/gone": "1", lower + "/changed": "1", upper + "/changed": "22", upper + "/dir/new": "3"} {
+	for path, text := range map[string]string{lower + "/same": "1", lower + "/gone": "1", lower + "/changed": "1", upper + "/changed": "22",
+		upper + "/dir/new": "3"} {
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			t.Fatal(err)
 		}

@@ -86,7 +86,8 @@ func TestImport(t *testing.T) {
 	for platform, want := range map[string]string{"linux/amd64": "amd64", "linux/arm/v7": "arm"} {
 		p := platforms.MustParse(platform)
 		img, err := s.Open(t.Context(), name, &p)
-		if err != nil || img.Config.Architecture != want || img.Config.Config.Cmd[0] != "sh" || !img.Config.Created.Equal(time.Unix(1_700_000_000, 0)) {
+		if err != nil || img.Config.Architecture != want || img.Config.Config.Cmd[0] != "sh" ||
+			!img.Config.Created.Equal(time.Unix(1_700_000_000, 0)) {
 			t.Errorf("%s: %+v, %v", platform, img, err)
 		}
 	}

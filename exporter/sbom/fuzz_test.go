@@ -23,7 +23,8 @@ func FuzzReaders(f *testing.F) {
 	f.Fuzz(func(t *testing.T, which uint8, data []byte) {
 		r := readers[int(which)%len(readers)]
 		ctx := context.Background()
-		in := &file{ctx: ctx, path: "a/x-1.gemspec", size: int64(len(data)), at: &budget{ctx: ctx, r: bytes.NewReader(data), left: r.budget()}}
+		in := &file{ctx: ctx, path: "a/x-1.gemspec", size: int64(len(data)),
+			at: &budget{ctx: ctx, r: bytes.NewReader(data), left: r.budget()}}
 		got, err := r.read(in) // a panic is a find here, though Scan survives it
 		_ = err
 		s := &scan{ctx: ctx, found: map[string]*component{}, files: map[string]evidence{"a": {}}}
@@ -41,7 +42,8 @@ func FuzzReaders(f *testing.F) {
 // FuzzExpression holds licence expressions to SPDX's grammar as far as brackets go, whatever
 // packages write, and to references that have a text.
 func FuzzExpression(f *testing.F) {
-	for _, s := range []string{"MIT", "(MIT OR Apache-2.0) AND x", "GPL-2.0-or-later WITH Classpath-exception-2.0", "GPLv2+ and BSD", "a(b", "LicenseRef-x"} {
+	for _, s := range []string{"MIT", "(MIT OR Apache-2.0) AND x", "GPL-2.0-or-later WITH Classpath-exception-2.0",
+		"GPLv2+ and BSD", "a(b", "LicenseRef-x"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, words string) {

@@ -105,7 +105,8 @@ func TestHugeFiles(t *testing.T) {
 	doc, _ := scanned(t, root)
 	runtime.ReadMemStats(&after)
 	want(t, doc, "pkg:apk/alpine/musl@1")
-	for _, name := range []string{"/var/lib/dpkg/status: not read", "/lib/apk/db/installed: ", "/app.jar: ", "/usr/lib/node_modules/a/package.json: "} {
+	for _, name := range []string{"/var/lib/dpkg/status: not read",
+		"/lib/apk/db/installed: ", "/app.jar: ", "/usr/lib/node_modules/a/package.json: "} {
 		if !strings.Contains(doc.DocumentComment, name) {
 			t.Errorf("no word of %s in: %s", name, doc.DocumentComment)
 		}
@@ -152,8 +153,9 @@ func TestDeepTree(t *testing.T) {
 
 func TestDirtyText(t *testing.T) {
 	root := t.TempDir()
-	put(t, root, "var/lib/dpkg/status", []byte("Package: a\x1b[31m\xff b\nStatus: install ok installed\nVersion: 1\x00\nArchitecture: é\n\n"+
-		"Status: install ok installed\nVersion: nameless\n"), 0o644)
+	put(t, root, "var/lib/dpkg/status",
+		[]byte("Package: a\x1b[31m\xff b\nStatus: install ok installed\nVersion: 1\x00\nArchitecture: é\n\n"+
+			"Status: install ok installed\nVersion: nameless\n"), 0o644)
 	put(t, root, "etc/os-release", []byte("ID=\"De\x07bian\"\nVERSION_ID='12'\n"), 0o644)
 	put(t, root, "bad\xff\nname.jar", []byte("PK"), 0o644)
 	doc, b := scanned(t, root)

@@ -214,7 +214,8 @@ func TestDebian(t *testing.T) {
 	if got := strings.Count(string(b), `"pkg:deb/debian/`); got != want || want == 0 {
 		t.Errorf("%d packages, but dpkg has %d installed", got, want)
 	}
-	if !strings.Contains(string(b), `arch=amd64&distro=debian-12&upstream=glibc`) && !strings.Contains(string(b), `arch=amd64\u0026distro=debian-12\u0026upstream=glibc`) {
+	if !strings.Contains(string(b), `arch=amd64&distro=debian-12&upstream=glibc`) &&
+		!strings.Contains(string(b), `arch=amd64\u0026distro=debian-12\u0026upstream=glibc`) {
 		t.Error("libc6 is not said to come from glibc of debian-12")
 	}
 	if doc.DocumentComment != "" {

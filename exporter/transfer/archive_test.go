@@ -163,12 +163,14 @@ func TestPushAndPull(t *testing.T) {
 	}
 	opens(t, to.Store, name)
 	arm := platforms.MustParse("linux/arm64")
-	if _, err := from.Push(t.Context(), name, &arm, Credentials{}, func(string, string) {}); err == nil || !strings.Contains(err.Error(), "linux/arm64") {
+	if _, err := from.Push(t.Context(), name, &arm, Credentials{}, func(string, string) {}); err == nil ||
+		!strings.Contains(err.Error(), "linux/arm64") {
 		t.Errorf("a platform that is not there: %v", err)
 	}
 	hub.Close()
 	_, err = from.Push(t.Context(), name, nil, Credentials{}, func(string, string) {})
-	if err == nil || !strings.Contains(err.Error(), "registry "+host+": nothing listens there") || !strings.Contains(err.Error(), "connection refused") {
+	if err == nil || !strings.Contains(err.Error(), "registry "+host+": nothing listens there") ||
+		!strings.Contains(err.Error(), "connection refused") {
 		t.Errorf("a registry that is gone: %v", err)
 	}
 	if got := names(t, from.Store); !slices.Equal(got, []string{name}) {

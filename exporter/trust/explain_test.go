@@ -24,16 +24,19 @@ func TestExplain(t *testing.T) {
 		err   error
 		wants []string
 	}{
-		"refused":      {&net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}, []string{"nothing listens", "gantry registry serve"}},
+		"refused": {&net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)},
+			[]string{"nothing listens", "gantry registry serve"}},
 		"refused text": {errors.New("rpc error: dial tcp 10.0.0.1:5000: connect: connection refused"), []string{"nothing listens"}},
-		"unknown CA":   {errors.New("tls: failed to verify certificate: x509: certificate signed by unknown authority"), []string{"gantry registry trust r.lan:5000"}},
-		"scheme":       {fmt.Errorf("x: %w", http.ErrSchemeMismatch), []string{"--registry-http r.lan:5000"}},
-		"401":          {answered(401), []string{"gantry login r.lan:5000"}},
-		"no auth":      {fmt.Errorf("pull access denied: %w", docker.ErrInvalidAuthorization), []string{"no such repository", "gantry login r.lan:5000"}},
-		"403":          {answered(403), []string{"may not", "gantry login r.lan:5000"}},
-		"507":          {answered(507), []string{"disk is full"}},
-		"name":         {&net.DNSError{Err: "no such host", Name: "r.lan", IsNotFound: true}, []string{"no such host"}},
-		"time":         {&net.OpError{Op: "read", Err: os.ErrDeadlineExceeded}, []string{"no answer in time"}},
+		"unknown CA": {errors.New("tls: failed to verify certificate: x509: certificate signed by unknown authority"),
+			[]string{"gantry registry trust r.lan:5000"}},
+		"scheme": {fmt.Errorf("x: %w", http.ErrSchemeMismatch), []string{"--registry-http r.lan:5000"}},
+		"401":    {answered(401), []string{"gantry login r.lan:5000"}},
+		"no auth": {fmt.Errorf("pull access denied: %w", docker.ErrInvalidAuthorization),
+			[]string{"no such repository", "gantry login r.lan:5000"}},
+		"403":  {answered(403), []string{"may not", "gantry login r.lan:5000"}},
+		"507":  {answered(507), []string{"disk is full"}},
+		"name": {&net.DNSError{Err: "no such host", Name: "r.lan", IsNotFound: true}, []string{"no such host"}},
+		"time": {&net.OpError{Op: "read", Err: os.ErrDeadlineExceeded}, []string{"no answer in time"}},
 	} {
 		t.Run(what, func(t *testing.T) {
 			err := Explain("r.lan:5000", c.err)
@@ -57,12 +60,17 @@ func TestExplain(t *testing.T) {
 // An error of the daemon is about the registry that it names, not about the one that was pushed to.
 func TestExplainText(t *testing.T) {
 	for text, want := range map[string]string{
-		"failed to solve: failed to push b.lan:5000/x:1: unexpected status from POST request to https://b.lan:5000/v2/x/blobs/uploads/: 403 Forbidden":                                       "registry b.lan:5000: the login in use may not do this; run `gantry login b.lan:5000` as someone who may (failed to solve: failed to push b.lan:5000/x:1: ",
-		"failed to solve: base.lan/x: failed to resolve source metadata for base.lan/x:latest: pull access denied, repository does not exist or may require authorization: 401 Unauthorized": "registry base.lan: no such repository, or it wants a login; check the name, or run `gantry login base.lan` (",
-		"failed to push docker.io/library/x:1: 401 Unauthorized":                              "registry docker.io: ",
-		"failed to push b.lan/x:1: failed to do request: registry b.lan: nothing listens (x)": "failed to push b.lan/x:1: failed to do request: registry b.lan: nothing listens (x)",
-		"process did not complete: 401 Unauthorized, said curl":                               "process did not complete: 401 Unauthorized, said curl",
-		"failed to push b.lan/x:1: something new":                                             "failed to push b.lan/x:1: something new",
+		"failed to solve: failed to push b.lan:5000/x:1: unexpected status from POST request to https://b.lan:5000/v2/x/blobs/uploads/: " +
+			"403 Forbidden": "registry b.lan:5000: the login in use may not do this; run `gantry login b.lan:5000` as someone who may " +
+			"(failed to solve: failed to push b.lan:5000/x:1: ",
+		"failed to solve: base.lan/x: failed to resolve source metadata for base.lan/x:latest: pull access denied, repository does not " +
+			"exist or may require authorization: 401 Unauthorized": "registry base.lan: no such repository, or it wants a login; check " +
+			"the name, or run `gantry login base.lan` (",
+		"failed to push docker.io/library/x:1: 401 Unauthorized": "registry docker.io: ",
+		"failed to push b.lan/x:1: failed to do request: registry b.lan: nothing listens (x)": "failed to push b.lan/x:1: failed to do " +
+			"request: registry b.lan: nothing listens (x)",
+		"process did not complete: 401 Unauthorized, said curl": "process did not complete: 401 Unauthorized, said curl",
+		"failed to push b.lan/x:1: something new":               "failed to push b.lan/x:1: something new",
 	} {
 		cause := errors.New(text)
 		got := ExplainText(cause)

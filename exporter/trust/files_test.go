@@ -140,7 +140,8 @@ func TestStaticConfiguration(t *testing.T) {
 	if want := "http://mirror.lan:5000/v2/hub https://registry-1.docker.io/v2"; strings.Join(got, " ") != want {
 		t.Errorf("got %v, want %s", got, want)
 	}
-	if !hosts[1].Capabilities.Has(docker.HostCapabilityPush|docker.HostCapabilityReferrers) || hosts[0].Capabilities.Has(docker.HostCapabilityPush) {
+	if !hosts[1].Capabilities.Has(docker.HostCapabilityPush|docker.HostCapabilityReferrers) ||
+		hosts[0].Capabilities.Has(docker.HostCapabilityPush) {
 		t.Errorf("capabilities %v and %v", hosts[0].Capabilities, hosts[1].Capabilities)
 	}
 	if h := only(t, s, "127.0.0.1:9"); h.Scheme != "https" {

@@ -46,7 +46,8 @@ func TestSourceDateRunsNothingOfTheRepository(t *testing.T) {
 	for k, v := range map[string]string{
 		"log.showSignature": "true", "gpg.program": evil, "core.pager": evil, "core.fsmonitor": evil, "core.hooksPath": dir,
 		"core.sshCommand": evil, "diff.external": evil, "core.repositoryFormatVersion": "1",
-		"extensions.partialClone": "evil", "remote.evil.promisor": "true", "remote.evil.url": "ext::" + evil, "protocol.ext.allow": "always",
+		"extensions.partialClone": "evil", "remote.evil.promisor": "true", "remote.evil.url": "ext::" + evil,
+		"protocol.ext.allow": "always",
 	} {
 		git("", "config", k, v)
 	}

@@ -54,9 +54,10 @@ func TestSignatureIsOfTheSelection(t *testing.T) {
 		"ignored in a followed directory":     {Selection{Follow: []string{"src"}, Exclude: []string{"src/tmp"}}, "src/tmp/x", false},
 		"a followed directory that's ignored": {Selection{Follow: []string{"src/tmp"}, Exclude: []string{"src"}}, "src/tmp/x", false},
 		"behind a link":                       {Selection{Follow: []string{"link"}}, "src/a", true},
-		"ignored, but the way of a link":      {Selection{Follow: []string{"link"}, Exclude: []string{"node_modules"}}, "node_modules/x/y", true},
-		"a wildcard":                          {Selection{Follow: []string{"s*"}}, "src/a", true},
-		"ignoring what can't be parsed":       {Selection{Exclude: []string{"[", "src"}}, "src/a", true},
+		"ignored, but the way of a link": {Selection{Follow: []string{"link"}, Exclude: []string{"node_modules"}},
+			"node_modules/x/y", true},
+		"a wildcard":                    {Selection{Follow: []string{"s*"}}, "src/a", true},
+		"ignoring what can't be parsed": {Selection{Exclude: []string{"[", "src"}}, "src/a", true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			root := t.TempDir()
@@ -144,7 +145,8 @@ func TestSettled(t *testing.T) {
 		stamp time.Time
 		after time.Duration
 		want  bool
-	}{{fine, 10 * time.Millisecond, false}, {fine, 50 * time.Millisecond, true}, {whole, time.Second, false}, {whole, 3 * time.Second, true}} {
+	}{{fine, 10 * time.Millisecond, false}, {fine, 50 * time.Millisecond, true}, {whole, time.Second, false},
+		{whole, 3 * time.Second, true}} {
 		if got := (Signature{Newest: c.stamp}).Settled(c.stamp.Add(c.after)); got != c.want {
 			t.Errorf("%v after %v: %v", c.after, c.stamp, got)
 		}

@@ -22,12 +22,14 @@ var rooms = map[string]rule{
 	"cache":    {nil, nil, "the store is at the bottom: everything else stands on it"},
 	"qemu":     {nil, nil, "what a machine can run does not depend on what is stored or built"},
 	"frontend": {nil, nil, "a request is plain data; the client, which has no daemon inside, makes it"},
-	"solver":   {[]string{"cache", "qemu", "frontend"}, []string{"exporter"}, "BuildKit solves over the store; how its results leave is injected"},
+	"solver": {[]string{"cache", "qemu", "frontend"}, []string{"exporter"}, "BuildKit solves over the store; how its results leave is " +
+		"injected"},
 	"exporter": {[]string{"cache"}, nil, "bytes leave from the store, whoever asks"},
 	"registry": {[]string{"cache", "exporter"}, nil, "it serves what the store holds, by the exporter's rules of trust"},
 	"runner":   {[]string{"cache", "qemu", "exporter"}, nil, "containers run images; how they were built is over"},
 	"api":      {[]string{"solver", "runner", "cache", "exporter"}, []string{"qemu"}, "handlers translate between protocols and rooms"},
-	"cmd":      {[]string{"api", "cache", "exporter", "frontend", "qemu", "registry", "runner", "solver"}, nil, "only the command line knows everyone"},
+	"cmd": {[]string{"api", "cache", "exporter", "frontend", "qemu", "registry", "runner", "solver"}, nil,
+		"only the command line knows everyone"},
 	"testdata": {nil, nil, "samples are what users write: they know nothing of gantry"},
 }
 
@@ -49,7 +51,8 @@ var giants = []struct {
 	{"github.com/moby/buildkit/executor", []string{"solver"}, "runs build steps"},
 	{"github.com/moby/buildkit/source", []string{"solver"}, "reads what builds start from"},
 	{"github.com/moby/buildkit/cache", []string{"solver", "exporter"}, "is BuildKit's view of snapshots; results leave as its refs"},
-	{"github.com/moby/buildkit/exporter", []string{"solver", "exporter", "cmd/command", "frontend"}, "sends results; frontends name them by its types"},
+	{"github.com/moby/buildkit/exporter",
+		[]string{"solver", "exporter", "cmd/command", "frontend"}, "sends results; frontends name them by its types"},
 	{"github.com/moby/buildkit/session", []string{"solver", "exporter", "api", "cmd/command"}, "is the client's end of a build"},
 	{"github.com/containerd/containerd/v2/plugins", []string{"cache", "solver"}, "is containerd's server side"},
 	{"github.com/containerd/containerd/v2/core/runtime", []string{"cache"}, "is containerd's server side"},
@@ -94,7 +97,8 @@ func TestThinClientIsThin(t *testing.T) {
 // Each kind of violation is seen: else the test above proves nothing.
 func TestViolationsAreSeen(t *testing.T) {
 	for name, c := range map[string]struct{ from, to, says string }{
-		"an arrow upward":         {"solver/x", module + "exporter/attest", "solver may import cache, qemu, frontend: BuildKit solves over the store"},
+		"an arrow upward": {"solver/x", module + "exporter/attest", "solver may import cache, qemu, frontend: BuildKit solves " +
+			"over the store"},
 		"an arrow out of a room":  {"internal/need", module + "cache", "internal may import no room: it is open to all"},
 		"a giant":                 {"runner", "github.com/moby/buildkit/worker/base", "only solver may: it is BuildKit's worker"},
 		"a giant by another name": {"cache/solver", "github.com/moby/buildkit/control", "only solver may"},
@@ -107,7 +111,9 @@ func TestViolationsAreSeen(t *testing.T) {
 			t.Errorf("%s: %q, want %q", name, got, c.says)
 		}
 	}
-	if got := broken(map[string][]string{"api" + test: {module + "qemu"}, "solver/local": {"github.com/moby/buildkit/control", module + "internal/state", "github.com/moby/buildkit/controls"}}); len(got) > 0 {
+	if got := broken(map[string][]string{"api" + test: {module + "qemu"},
+		"solver/local": {"github.com/moby/buildkit/control",
+			module + "internal/state", "github.com/moby/buildkit/controls"}}); len(got) > 0 {
 		t.Errorf("allowed imports are refused: %q", got)
 	}
 }
@@ -153,7 +159,8 @@ func roomRule(pkg, room, imp string) []string {
 
 func giantRule(pkg, imp string) (wrong []string) {
 	for _, g := range giants {
-		if !below(imp, g.pkg) || slices.ContainsFunc(g.only, func(folder string) bool { return below(strings.TrimSuffix(pkg, test), folder) }) {
+		if !below(imp, g.pkg) || slices.ContainsFunc(g.only,
+			func(folder string) bool { return below(strings.TrimSuffix(pkg, test), folder) }) {
 			continue
 		}
 		wrong = append(wrong, pkg+" imports "+imp+"\n\tonly "+strings.Join(g.only, ", ")+" may: it "+g.why)

@@ -28,7 +28,8 @@ func packedScript(t *testing.T, edit func(*Manifest)) bundle {
 		t.Fatal(err)
 	}
 	sum := sha256.Sum256([]byte(script))
-	m := Manifest{Arch: "amd64", Programs: []Program{{Name: "tool", Version: "1.2", SHA256: hex.EncodeToString(sum[:]), Size: int64(len(script))}}}
+	m := Manifest{Arch: "amd64", Programs: []Program{{Name: "tool", Version: "1.2", SHA256: hex.EncodeToString(sum[:]),
+		Size: int64(len(script))}}}
 	if edit != nil {
 		edit(&m)
 	}

@@ -12,7 +12,8 @@ import (
 // What the authority's key signs for hosts that are not the registry's is worth nothing.
 func TestAuthorityIsConstrained(t *testing.T) {
 	dir := t.TempDir()
-	a := open(t, Options{Dir: dir, Hosts: []string{"registry.lan", "203.0.113.7"}, Local: func() []string { return []string{"localhost", "pc", "10.0.0.5"} }})
+	a := open(t, Options{Dir: dir, Hosts: []string{"registry.lan", "203.0.113.7"},
+		Local: func() []string { return []string{"localhost", "pc", "10.0.0.5"} }})
 	ca, key, err := loadCA(dir)
 	if err != nil {
 		t.Fatal(err)

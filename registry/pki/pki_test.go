@@ -44,7 +44,8 @@ func TestCertificateIsForTheHostAndSignedByTheAuthority(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range append([]string{"localhost", "127.0.0.1", "::1", "registry.lan", "fd00::7", strings.ToLower(host)}, interfaceAddrs()...) {
+	for _, name := range append([]string{"localhost", "127.0.0.1", "::1", "registry.lan", "fd00::7", strings.ToLower(host)},
+		interfaceAddrs()...) {
 		if _, err := l.Verify(x509.VerifyOptions{Roots: roots, DNSName: name}); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}

@@ -12,7 +12,8 @@ import (
 func TestLookupUser(t *testing.T) {
 	root := t.TempDir()
 	for name, text := range map[string]string{
-		"real/passwd": "root:x:0:0::/root:/bin/sh\nann:x:1001:1002::/home/ann:/bin/sh\n", "real/group": "root:x:0:\nstaff:x:50:ann\nextra:x:60:\n",
+		"real/passwd": "root:x:0:0::/root:/bin/sh\nann:x:1001:1002::/home/ann:/bin/sh\n",
+		"real/group":  "root:x:0:\nstaff:x:50:ann\nextra:x:60:\n",
 	} {
 		if err := os.MkdirAll(filepath.Join(root, "real"), 0o755); err != nil {
 			t.Fatal(err)

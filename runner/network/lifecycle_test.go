@@ -185,7 +185,8 @@ func TestRestore(t *testing.T) {
 	}
 	wantPeer(t, "after a restart", nil, "127.0.0.1:8080", "")
 	other := newSandbox(t, 0)
-	if _, err := second.Attach(t.Context(), "thief", other.pid, []Port{{HostPort: 8080, ContainerPort: 1}}); !errors.Is(err, ErrPortAllocated) {
+	if _, err := second.Attach(t.Context(), "thief", other.pid,
+		[]Port{{HostPort: 8080, ContainerPort: 1}}); !errors.Is(err, ErrPortAllocated) {
 		t.Errorf("the restored port could be taken: %v", err)
 	}
 	if _, next := attach(t, second, "next", Port{HostPort: 8081, ContainerPort: 80}); next.IP == ep.IP {

@@ -59,7 +59,8 @@ func TestPortUsedByTheHost(t *testing.T) {
 	table := newPortTable()
 	defer table.releaseAll()
 	_, err = table.reserve("c", []Port{{HostPort: port, ContainerPort: 80}})
-	want := "driver failed programming external connectivity: Bind for 0.0.0.0:" + strconv.Itoa(int(port)) + " failed: port is already allocated"
+	want := "driver failed programming external connectivity: Bind for 0.0.0.0:" + strconv.Itoa(int(port)) +
+		" failed: port is already allocated"
 	if err == nil || err.Error() != want {
 		t.Errorf("got  %v\nwant %s", err, want)
 	}
@@ -126,7 +127,8 @@ func TestElementOf(t *testing.T) {
 	must(t, err)
 	at, err := Port{HostIP: netip.MustParseAddr("192.0.2.1"), HostPort: 53, ContainerPort: 53, Proto: "udp"}.normalise()
 	must(t, err)
-	if e := elementOf(everywhere, to); e.key != "\x06\x00\x00\x00\x12\x34\x00\x00" || string(e.val[:]) != "\xac\x14\x00\x02\x56\x78\x00\x00" {
+	if e := elementOf(everywhere, to); e.key != "\x06\x00\x00\x00\x12\x34\x00\x00" ||
+		string(e.val[:]) != "\xac\x14\x00\x02\x56\x78\x00\x00" {
 		t.Errorf("%q: %q", e.key, e.val)
 	}
 	if e := elementOf(at, to); e.key != "\xc0\x00\x02\x01\x11\x00\x00\x00\x00\x35\x00\x00" {

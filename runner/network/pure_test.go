@@ -120,7 +120,8 @@ func TestStore(t *testing.T) {
 
 func TestResolvConf(t *testing.T) {
 	for _, c := range []struct{ name, host, want string }{
-		{"kept", "# hi\nnameserver 192.0.2.1\nsearch a.example b.example\noptions ndots:2\n", "nameserver 192.0.2.1\nsearch a.example b.example\noptions ndots:2\n"},
+		{"kept", "# hi\nnameserver 192.0.2.1\nsearch a.example b.example\noptions ndots:2\n",
+			"nameserver 192.0.2.1\nsearch a.example b.example\noptions ndots:2\n"},
 		{"stub", "nameserver 127.0.0.53\noptions edns0 trust-ad\n", "nameserver 8.8.8.8\nnameserver 1.1.1.1\noptions edns0 trust-ad\n"},
 		{"mixed", "nameserver ::1\nnameserver fe80::1%eth0\nnameserver 10.0.0.1\nnameserver 127.0.0.1", "nameserver 10.0.0.1\n"},
 		{"empty", "", "nameserver 8.8.8.8\nnameserver 1.1.1.1\n"},

@@ -41,7 +41,8 @@ func TestGolden(t *testing.T) {
 		"limits": func(in *Input) {
 			in.Host.Resources = Resources{
 				Memory: 64 << 20, NanoCPUs: 1500e6, PidsLimit: &pids, MemorySwappiness: &swappiness, CpusetCpus: "0-1",
-				CPUShares: 512, BlkioWeight: 300, Ulimits: []Ulimit{{Name: "nofile", Soft: 100, Hard: 200}, {Name: "core", Soft: -1, Hard: -1}},
+				CPUShares: 512, BlkioWeight: 300,
+				Ulimits: []Ulimit{{Name: "nofile", Soft: 100, Hard: 200}, {Name: "core", Soft: -1, Hard: -1}},
 			}
 			in.Host.OomScoreAdj = 100
 		},
@@ -52,7 +53,8 @@ func TestGolden(t *testing.T) {
 			in.Host.Sysctls = map[string]string{"net.core.somaxconn": "1024"}
 		},
 		"host": func(in *Input) {
-			in.Host.NetworkMode, in.Host.PidMode, in.Host.IpcMode, in.Host.UTSMode, in.Host.CgroupnsMode = "host", "host", "host", "host", "host"
+			in.Host.NetworkMode, in.Host.PidMode, in.Host.IpcMode, in.Host.UTSMode, in.Host.CgroupnsMode = "host", "host",
+				"host", "host", "host"
 		},
 		"mounts": func(in *Input) {
 			in.Mounts = []Mount{
@@ -145,7 +147,8 @@ func TestRefusals(t *testing.T) {
 func TestMerge(t *testing.T) {
 	img := Image{
 		Entrypoint: []string{"/e"}, Cmd: []string{"c"}, Env: []string{"A=1", "B=2", "C=3"}, Labels: map[string]string{"x": "1", "y": "1"},
-		User: "u", WorkingDir: "/w", Volumes: map[string]struct{}{"/v": {}}, Healthcheck: &Healthcheck{Test: []string{"CMD", "h"}, Retries: 4},
+		User: "u", WorkingDir: "/w", Volumes: map[string]struct{}{"/v": {}},
+		Healthcheck: &Healthcheck{Test: []string{"CMD", "h"}, Retries: 4},
 	}
 	for _, x := range []struct {
 		c    Config
@@ -161,7 +164,8 @@ func TestMerge(t *testing.T) {
 			t.Errorf("%v: %q, want %q", x.c, got, x.want)
 		}
 	}
-	c := Merge(Config{Env: []string{"B=9", "C"}, Labels: map[string]string{"y": "2"}, User: "v", Healthcheck: &Healthcheck{Retries: 7}}, img)
+	c := Merge(Config{Env: []string{"B=9", "C"}, Labels: map[string]string{"y": "2"}, User: "v", Healthcheck: &Healthcheck{Retries: 7}},
+		img)
 	if !slices.Equal(c.Env, []string{"A=1", "B=9"}) || c.Labels["x"]+c.Labels["y"] != "12" || c.User != "v" || c.WorkingDir != "/w" {
 		t.Errorf("%+v", c)
 	}
@@ -230,7 +234,8 @@ func TestExecProcess(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := ExecProcess(s.Process, Exec{Args: []string{"id"}, Env: []string{"A=2"}, Tty: true}, User{UID: 7, GID: 8, Home: "/home/x"}, in.Machine)
+	p := ExecProcess(s.Process, Exec{Args: []string{"id"}, Env: []string{"A=2"}, Tty: true},
+		User{UID: 7, GID: 8, Home: "/home/x"}, in.Machine)
 	for name, want := range map[string]string{"A": "2", "TERM": "xterm", "HOME": "/home/x", "HOSTNAME": "box"} {
 		if got, _ := LookupEnv(p.Env, name); got != want {
 			t.Errorf("%s=%s, want %s", name, got, want)

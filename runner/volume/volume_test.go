@@ -81,7 +81,8 @@ func TestMounts(t *testing.T) {
 func TestMountRefusals(t *testing.T) {
 	s := store(t)
 	for _, h := range []spec.HostConfig{
-		{Binds: []string{"/a:b"}}, {Binds: []string{"/a:/"}}, {Binds: []string{"/a"}}, {Binds: []string{"/:/x:wx"}}, {Binds: []string{"a/b:/x"}},
+		{Binds: []string{"/a:b"}}, {Binds: []string{"/a:/"}}, {Binds: []string{"/a"}}, {Binds: []string{"/:/x:wx"}},
+		{Binds: []string{"a/b:/x"}},
 		{Binds: []string{"/:/x", "/:/x/"}},
 		{Mounts: []spec.MountRequest{{Type: "bind", Source: "/no/such/dir", Target: "/x"}}},
 		{Mounts: []spec.MountRequest{{Type: "image", Source: "x", Target: "/x"}}},
@@ -93,7 +94,8 @@ func TestMountRefusals(t *testing.T) {
 			t.Errorf("%+v: %v", h, err)
 		}
 	}
-	if _, err := s.Resolve(spec.Config{}, spec.HostConfig{VolumesFrom: []string{"nobody"}}, only("other")); !errdefs.IsInvalidArgument(err) {
+	if _, err := s.Resolve(spec.Config{}, spec.HostConfig{VolumesFrom: []string{"nobody"}},
+		only("other")); !errdefs.IsInvalidArgument(err) {
 		t.Error(err)
 	}
 }

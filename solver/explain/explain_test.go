@@ -15,25 +15,24 @@ func source(id string) *pb.Op {
 	return &pb.Op{Op: &pb.Op_Source{Source: &pb.SourceOp{Identifier: id}}}
 }
 
-// builds are one build, and what another was before it; the line is that of the last step.
-func TestWhy(t *testing.T) {
+// why is what is said of the last step of one build, when another was before it.
+type why struct {
+	name        string
+	now, before []Step
+	files       []string
+	unknown     bool
+	noCache     bool
+	how, why    string
+}
+
+func reasons() []why {
 	base := Step{Digest: "base", Name: "[1/3] FROM debian", Op: source("docker-image://debian@sha256:1"), Ended: true}
 	context := Step{Digest: "context", Name: "[internal] load build context", Op: source("local://context"), Ended: true}
 	copied := Step{Digest: "copy", Name: "[2/3] COPY . .", Inputs: []digest.Digest{"base", "context"}, Ended: true}
 	made := Step{Digest: "make", Name: "[3/3] RUN make", Inputs: []digest.Digest{"copy"}, Op: run("V=1"), Ended: true}
 	cached := func(s Step) Step { s.Cached = true; return s }
 	failed := func(s Step) Step { s.Failed = true; return s }
-
-	how := map[digest.Digest]string{"make": "native", "make2": "emulated linux/arm/v7, qemu-arm 7"}
-
-	for _, c := range []struct {
-		name        string
-		now, before []Step
-		files       []string
-		unknown     bool
-		noCache     bool
-		how, why    string
-	}{
+	return []why{
 		{name: "cached", now: []Step{base, cached(made)}, before: []Step{base, made}, how: "cached"},
 		{name: "first", now: []Step{base, made}, how: "native, 0s", why: "there is no earlier build of this context in the history"},
 		{
@@ -91,11 +90,13 @@ func TestWhy(t *testing.T) {
 				{Digest: "make3", Name: made.Name, Inputs: []digest.Digest{"base2"}, Op: run("V=1"), Ended: true},
 			},
 		},
-		{
-			name: "not reached", now: []Step{base, {Digest: "make", Name: made.Name, Op: run()}}, before: []Step{base, made},
-			how: "not reached",
-		},
-	} {
+		{name: "not reached", now: []Step{base, {Digest: "make", Name: made.Name, Op: run()}}, before: []Step{base, made}, how: "not reached"},
+	}
+}
+
+func TestWhy(t *testing.T) {
+	how := map[digest.Digest]string{"make": "native", "make2": "emulated linux/arm/v7, qemu-arm 7"}
+	for _, c := range reasons() {
 		t.Run(c.name, func(t *testing.T) {
 			note := Note{How: how}
 			if !c.unknown {
