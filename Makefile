@@ -19,7 +19,7 @@ export GOFLAGS += -buildvcs=false
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-include mk/payload.mk
+include internal/payload/payload.mk
 
 build: $(PROGRAM) ## build bin/gantry, static, with runc and the emulators inside; GOARCH=arm or arm64 gives bin/gantry-ARCH
 
@@ -33,12 +33,12 @@ $(PROGRAM): payload FORCE
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/gantry
 
 setup: ## install what a build, the demo and the tests need from Debian (as root)
-	@mk/setup.sh
+	@testdata/setup.sh
 
 MACHINES ?= amd64-6.1
 
 vms: ## make what the tests' virtual machines boot from: MACHINES (as root)
-	@mk/setup.sh qemu-system-x86 qemu-system-arm seabios kmod cpio e2fsprogs
+	@testdata/setup.sh qemu-system-x86 qemu-system-arm seabios kmod cpio e2fsprogs
 	testdata/vm/build.sh $(MACHINES)
 
 e2e-vm: MACHINES := amd64-5.10 amd64-6.1 amd64-6.12 arm-6.1
@@ -50,7 +50,7 @@ bases: build ## make the Debian base images' root file systems (as root)
 	testdata/base/build.sh $(CURDIR)/bin/gantry $(BASES)
 
 demo: ## set up, build gantry, build and push the sample for two platforms, run both (as root)
-	@mk/demo.sh
+	@testdata/demo.sh
 
 # Uncached: some tests read what the cache of go test can't see. As root nothing may be missing.
 test: setup bases peers vms ## run every test (as root)
@@ -63,14 +63,14 @@ RACELESS := /frontend$$|/api$$|/cmd/gantry$$|/qemu$$|/runner/network$$|/cache/sh
 
 race: setup payload ## run tests and one round of the real daemon under the race detector (as root)
 	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 20m $$($(GO) list ./... | grep -Ev '$(RACELESS)')
-	@mk/race.sh
+	@testdata/race.sh
 
 PEERS := $(addprefix .cache/peers/,buildkitd buildctl docker docker-buildx docker-compose)
 
 peers: $(PEERS) .cache/peers/crane ## build the tools that tests and benchmarks compare with
 
 $(PEERS) &:
-	@mk/peers.sh
+	@testdata/peers/build.sh
 
 .cache/peers/crane:
 	GOBIN=$(CURDIR)/.cache/peers $(GO) install github.com/google/go-containerregistry/cmd/crane@v0.22.1
@@ -81,7 +81,7 @@ lint: payload ## vet, staticcheck and formatting
 	$(GO) tool staticcheck ./...
 
 bench: setup bases peers ## compare with buildkitd and buildctl; writes docs/benchmarks.md's numbers
-	@mk/setup.sh podman
+	@testdata/setup.sh podman
 	$(GO) test -run '^$$' -bench . -benchtime 10x ./solver ./runner/network
 	$(GO) test -timeout 60m -run '^$$' -bench AgainstBuildkitd -benchtime 1x ./cmd/gantry
 

@@ -2,7 +2,7 @@
 // so that the one file is enough on a machine that has nothing installed: runc,
 // and QEMU's user-mode emulators for the architectures that are not the machine's.
 //
-// mk/payload.mk builds or fetches them and the program in pack compresses them
+// payload.mk builds or fetches them and the program in pack compresses them
 // into bin/ARCH, with a manifest of what they are. A build without them compiles and
 // runs too; asking for a program is then the error.
 package payload

@@ -30,8 +30,7 @@ func reasons() []why {
 	context := Step{Digest: "context", Name: "[internal] load build context", Op: source("local://context"), Ended: true}
 	copied := Step{Digest: "copy", Name: "[2/3] COPY . .", Inputs: []digest.Digest{"base", "context"}, Ended: true}
 	made := Step{Digest: "make", Name: "[3/3] RUN make", Inputs: []digest.Digest{"copy"}, Op: run("V=1"), Ended: true}
-	cached := func(s Step) Step { s.Cached = true; return s }
-	failed := func(s Step) Step { s.Failed = true; return s }
+	cached, failed := func(s Step) Step { s.Cached = true; return s }, func(s Step) Step { s.Failed = true; return s }
 	return []why{
 		{name: "cached", now: []Step{base, cached(made)}, before: []Step{base, made}, how: "cached"},
 		{name: "first", now: []Step{base, made}, how: "native, 0s", why: "there is no earlier build of this context in the history"},
@@ -90,7 +89,10 @@ func reasons() []why {
 				{Digest: "make3", Name: made.Name, Inputs: []digest.Digest{"base2"}, Op: run("V=1"), Ended: true},
 			},
 		},
-		{name: "not reached", now: []Step{base, {Digest: "make", Name: made.Name, Op: run()}}, before: []Step{base, made}, how: "not reached"},
+		{
+			name: "not reached", now: []Step{base, {Digest: "make", Name: made.Name, Op: run()}}, before: []Step{base, made},
+			how: "not reached",
+		},
 	}
 }
 

@@ -53,7 +53,7 @@ PAYLOAD_CC := PKG_CONFIG_LIBDIR=$(PAYLOAD_LIB)/pkgconfig PKG_CONFIG_SYSROOT_DIR=
 
 # The other architecture's packages, unpacked: none is installed, and no program of them is run.
 $(PAYLOAD_FOREIGN)/done: internal/payload/fetch-foreign.sh
-	mk/setup.sh $(PAYLOAD_CROSS)
+	testdata/setup.sh $(PAYLOAD_CROSS)
 	internal/payload/fetch-foreign.sh $(PAYLOAD_FOREIGN) $(PAYLOAD_DEBIAN) qemu-user-static libseccomp-dev
 	touch $@
 
@@ -68,7 +68,7 @@ endif
 
 # A runc that is not static does not start on a machine without its libraries, and
 # one without seccomp runs containers unfiltered: neither may get into the binary.
-$(PAYLOAD_DIR)/runc: mk/payload.mk
+$(PAYLOAD_DIR)/runc: internal/payload/payload.mk
 	rm -rf $(PAYLOAD_DIR)/.runc
 	mkdir -p $(PAYLOAD_DIR)/.runc
 	GOFLAGS= GOPATH=$(PAYLOAD_DIR)/.runc GOMODCACHE=$$(go env GOMODCACHE) $(PAYLOAD_CC) go install -trimpath -tags 'seccomp,netgo,osusergo' \
