@@ -7,6 +7,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
 	"github.com/moby/moby/api/types/jsonstream"
+
+	"github.com/gantry-build/gantry/cache"
 )
 
 // load answers POST /images/load: the images of an archive.
@@ -36,7 +38,7 @@ func (i *Images) save(w http.ResponseWriter, r *http.Request, names []string) er
 		return fmt.Errorf("no image is named: %w", errdefs.ErrInvalidArgument)
 	}
 	for _, n := range names { // while the status can still say that something is missing
-		if _, err := i.Store.Lookup(in(r.Context()), n); err != nil {
+		if _, err := i.Store.Lookup(cache.WithNamespace(r.Context()), n); err != nil {
 			return err
 		}
 	}

@@ -31,7 +31,7 @@ func parsePlatform(v string) (ocispec.Platform, error) {
 }
 
 func (i *Images) inspect(w http.ResponseWriter, r *http.Request, name string) error {
-	ctx := in(r.Context())
+	ctx := cache.WithNamespace(r.Context())
 	p, err := platformOf(r)
 	if err != nil {
 		return err
@@ -101,7 +101,7 @@ func (i *Images) describe(rec images.Image, same []images.Image, img *cache.Imag
 }
 
 func (i *Images) history(w http.ResponseWriter, r *http.Request, name string) error {
-	ctx := in(r.Context())
+	ctx := cache.WithNamespace(r.Context())
 	p, err := platformOf(r)
 	if err != nil {
 		return err
@@ -134,7 +134,7 @@ func (i *Images) history(w http.ResponseWriter, r *http.Request, name string) er
 }
 
 func (i *Images) tag(w http.ResponseWriter, r *http.Request, name string) error {
-	ctx := in(r.Context())
+	ctx := cache.WithNamespace(r.Context())
 	target, err := fullName(r.FormValue("repo"), r.FormValue("tag"))
 	if err != nil {
 		return err
@@ -177,7 +177,7 @@ func fullName(repo, tag string) (string, error) {
 }
 
 func (i *Images) remove(w http.ResponseWriter, r *http.Request, name string) error {
-	ctx := in(r.Context())
+	ctx := cache.WithNamespace(r.Context())
 	force := flag(r, "force")
 	rec, err := i.Store.Lookup(ctx, name)
 	if err != nil {

@@ -21,7 +21,7 @@ import (
 
 // writeImage makes guest:latest: this program, a user, a volume, and a file that is no program.
 func writeImage(t *testing.T, s *cache.Store) {
-	ctx := in(t.Context())
+	ctx := cache.WithNamespace(t.Context())
 	self, err := os.ReadFile("/proc/self/exe")
 	if err != nil {
 		t.Fatal(err)

@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/images"
-	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
@@ -65,7 +64,7 @@ func byLastWord(verbs map[string]named) HandlerFunc {
 
 // Count is the number of local images, for /info.
 func (i *Images) Count() int {
-	records, err := i.Store.Client.ImageService().List(in(context.Background()))
+	records, err := i.Store.Client.ImageService().List(cache.WithNamespace(context.Background()))
 	if err != nil {
 		return 0
 	}
@@ -76,10 +75,8 @@ func (i *Images) Count() int {
 	return len(targets)
 }
 
-func in(ctx context.Context) context.Context { return namespaces.WithNamespace(ctx, cache.Namespace) }
-
 func (i *Images) list(w http.ResponseWriter, r *http.Request) error {
-	ctx := in(r.Context())
+	ctx := cache.WithNamespace(r.Context())
 	filters, err := parseFilters(r)
 	if err != nil {
 		return err

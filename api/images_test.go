@@ -16,6 +16,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/gantry-build/gantry/cache"
 	"github.com/gantry-build/gantry/cache/cachetest"
 )
 
@@ -37,11 +38,11 @@ func (s shelf) blob(media string, v any) ocispec.Descriptor {
 		data, _ = json.Marshal(v)
 	}
 	d := ocispec.Descriptor{MediaType: media, Digest: digest.FromBytes(data), Size: int64(len(data))}
-	ctx, done, err := s.Store.Client.WithLease(in(s.t.Context()))
+	ctx, done, err := s.Store.Client.WithLease(cache.WithNamespace(s.t.Context()))
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	s.t.Cleanup(func() { _ = done(in(s.t.Context())) }) // kept until the test ends: it has its own order
+	s.t.Cleanup(func() { _ = done(cache.WithNamespace(s.t.Context())) }) // kept until the test ends: it has its own order
 	if err := content.WriteBlob(ctx, s.Store.Client.ContentStore(), d.Digest.String(), bytes.NewReader(data), d); err != nil {
 		s.t.Fatal(err)
 	}
@@ -60,9 +61,9 @@ func (s shelf) image(labels map[string]string) ocispec.Descriptor {
 func (s shelf) name(name string, target ocispec.Descriptor) images.Image {
 	s.t.Helper()
 	is := s.Store.Client.ImageService()
-	rec, err := is.Create(in(s.t.Context()), images.Image{Name: "docker.io/library/" + name, Target: target})
+	rec, err := is.Create(cache.WithNamespace(s.t.Context()), images.Image{Name: "docker.io/library/" + name, Target: target})
 	if err != nil {
-		rec, err = is.Update(in(s.t.Context()), images.Image{Name: "docker.io/library/" + name, Target: target})
+		rec, err = is.Update(cache.WithNamespace(s.t.Context()), images.Image{Name: "docker.io/library/" + name, Target: target})
 	}
 	if err != nil {
 		s.t.Fatal(err)
@@ -72,7 +73,7 @@ func (s shelf) name(name string, target ocispec.Descriptor) images.Image {
 
 func (s shelf) names() (all []string) {
 	s.t.Helper()
-	records, err := s.Store.Client.ImageService().List(in(s.t.Context()))
+	records, err := s.Store.Client.ImageService().List(cache.WithNamespace(s.t.Context()))
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -153,7 +154,7 @@ func TestMovedNameIsNotDeleted(t *testing.T) {
 	s := newShelf(t)
 	old := s.name("app:1", s.image(nil))
 	s.name("app:1", s.image(map[string]string{"new": ""}))
-	if err := s.untag(in(t.Context()), old); err != nil {
+	if err := s.untag(cache.WithNamespace(t.Context()), old); err != nil {
 		t.Fatal(err)
 	}
 	if got := fmt.Sprint(s.names()); got != "[app:1]" {

@@ -56,14 +56,14 @@ func inspection(rec runner.Record, dir string) (*container.InspectResponse, erro
 	if ep := rec.Endpoint; ep != nil {
 		out.NetworkSettings.SandboxID, out.NetworkSettings.SandboxKey = rec.ID, ep.Sandbox
 	}
-	if err := back(rec.Config, out.Config); err != nil {
+	if err := toAPI(rec.Config, out.Config); err != nil {
 		return nil, err
 	}
-	return out, back(rec.HostConfig, out.HostConfig)
+	return out, toAPI(rec.HostConfig, out.HostConfig)
 }
 
-// back is translate's other direction: every field of ours is one of the API's.
-func back(from, to any) error {
+// toAPI is translate's other direction: every field of ours is one of the API's.
+func toAPI(from, to any) error {
 	data, err := json.Marshal(from)
 	if err == nil {
 		err = json.Unmarshal(data, to)

@@ -57,7 +57,7 @@ func (p pruning) takes(rec images.Image, platforms []*cache.Image) bool {
 }
 
 func (i *Images) prune(w http.ResponseWriter, r *http.Request) error {
-	ctx := in(r.Context())
+	ctx := cache.WithNamespace(r.Context())
 	p, err := pruningOf(r)
 	if err != nil {
 		return err

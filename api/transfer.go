@@ -15,6 +15,7 @@ import (
 	"github.com/moby/moby/api/types/registry"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/gantry-build/gantry/cache"
 	"github.com/gantry-build/gantry/exporter/rootfs"
 	"github.com/gantry-build/gantry/exporter/transfer"
 )
@@ -97,7 +98,7 @@ func (i *Images) push(w http.ResponseWriter, r *http.Request, repo string) error
 	if err != nil {
 		return err
 	}
-	if _, err := i.Store.Lookup(in(r.Context()), name); errdefs.IsNotFound(err) {
+	if _, err := i.Store.Lookup(cache.WithNamespace(r.Context()), name); errdefs.IsNotFound(err) {
 		//lint:ignore ST1005 Docker's text
 		return fmt.Errorf("An image does not exist locally with the tag: %s: %w", strings.TrimSuffix(repo, "/"), errdefs.ErrNotFound)
 	} else if err != nil {

@@ -8,7 +8,6 @@ import (
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
-	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/moby/buildkit/identity"
 )
@@ -58,7 +57,7 @@ func (a *aliasing) Cleanup(ctx context.Context) error {
 // Hold keeps the snapshot, and with it its parents, for the lease in ctx. false when there is none of
 // that name.
 func (s *Store) Hold(ctx context.Context, snapshot string) (bool, error) {
-	ctx = namespaces.WithNamespace(ctx, Namespace)
+	ctx = WithNamespace(ctx)
 	if lease, ok := leases.FromContext(ctx); ok {
 		res := leases.Resource{ID: snapshot, Type: "snapshots/" + Snapshotter}
 		if err := s.Client.LeasesService().AddResource(ctx, leases.Lease{ID: lease}, res); err != nil {
@@ -82,7 +81,7 @@ var ErrOtherParent = errors.New("the snapshot has another parent")
 // It fails with ErrOtherParent when the snapshot's real parent is another directory than parent's:
 // then the chain was unpacked twice, or the snapshot is the result of a merge.
 func (s *Store) Alias(ctx context.Context, snapshot, alias, parent string) error {
-	ctx = namespaces.WithNamespace(ctx, Namespace)
+	ctx = WithNamespace(ctx)
 	s.aliasing.Lock() // a snapshot has one label for the name that it is about to get
 	defer s.aliasing.Unlock()
 	sn := s.DB.Snapshotter(Snapshotter)

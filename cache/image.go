@@ -9,7 +9,6 @@ import (
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
-	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
@@ -44,7 +43,7 @@ type Image struct {
 // Lookup finds a local image as Docker does: by name (short names mean docker.io, no tag means
 // latest), by name@digest, by ID or by the beginning of an ID. errdefs.ErrNotFound when there is none.
 func (s *Store) Lookup(ctx context.Context, ref string) (images.Image, error) {
-	ctx = namespaces.WithNamespace(ctx, Namespace)
+	ctx = WithNamespace(ctx)
 	is := s.Client.ImageService()
 	if named, err := reference.ParseDockerRef(ref); err == nil {
 		if img, err := is.Get(ctx, named.String()); err == nil || !errdefs.IsNotFound(err) {
@@ -87,7 +86,7 @@ func familiar(ref string) string {
 // that no one has unpacked yet. Without a platform it is this machine's, or else the only one that
 // the image has.
 func (s *Store) Open(ctx context.Context, ref string, p *ocispec.Platform) (*Image, error) {
-	ctx = namespaces.WithNamespace(ctx, Namespace)
+	ctx = WithNamespace(ctx)
 	record, err := s.Lookup(ctx, ref)
 	if err != nil {
 		return nil, err
@@ -108,7 +107,7 @@ func (s *Store) Open(ctx context.Context, ref string, p *ocispec.Platform) (*Ima
 // Manifests lists the platforms of a local image whose manifest and config are here, in index order.
 // The error names what can't be read; the platforms that can are returned with it.
 func (s *Store) Manifests(ctx context.Context, record images.Image) ([]*Image, error) {
-	ctx = namespaces.WithNamespace(ctx, Namespace)
+	ctx = WithNamespace(ctx)
 	cs := s.Client.ContentStore()
 	targets := []ocispec.Descriptor{record.Target}
 	if images.IsIndexType(record.Target.MediaType) {
@@ -215,7 +214,7 @@ func (s *Store) rootfs(ctx context.Context, record images.Image, img *Image) (st
 		return chain, s.verify(ctx, img, s.diffID)
 	}
 	if s.adopt(ctx, img) {
-		return chain, errors.Join(s.verify(ctx, img, s.diffID), s.keep(ctx, img))
+		return chain, errors.Join(s.verify(ctx, img, s.diffID), s.tie(ctx, img))
 	}
 	// Unpacking verifies what it reads, and notes it.
 	ci := client.NewImageWithPlatform(s.Client, images.Image{Name: record.Name, Target: img.Manifest}, platforms.All)
@@ -227,7 +226,7 @@ func (s *Store) rootfs(ctx context.Context, record images.Image, img *Image) (st
 	if err := s.offer(ctx, img); err != nil {
 		return "", err
 	}
-	return chain, s.keep(ctx, img)
+	return chain, s.tie(ctx, img)
 }
 
 // adopt names the snapshots that BuildKit unpacked by their chain IDs. false when it has none.
@@ -257,8 +256,8 @@ func (s *Store) offer(ctx context.Context, img *Image) error {
 	return nil
 }
 
-// keep ties the snapshots to the config blob, and with it to the image.
-func (s *Store) keep(ctx context.Context, img *Image) error {
+// tie ties the snapshots to the config blob, and with it to the image.
+func (s *Store) tie(ctx context.Context, img *Image) error {
 	return blob.Label(ctx, s.Client.ContentStore(), img.ConfigDesc.Digest, SnapshotLabels(img.Config.RootFS))
 }
 

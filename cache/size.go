@@ -4,7 +4,6 @@ import (
 	"context"
 
 	"github.com/containerd/containerd/v2/core/images"
-	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -12,7 +11,7 @@ import (
 // Size returns the bytes that one platform of an image takes as blobs and as unpacked files. What
 // is not on the disk does not count; what other images share does.
 func (s *Store) Size(ctx context.Context, img *Image) (blobs, unpacked int64) {
-	ctx = namespaces.WithNamespace(ctx, Namespace)
+	ctx = WithNamespace(ctx)
 	cs := s.Client.ContentStore()
 	_ = images.Walk(ctx, images.HandlerFunc(func(ctx context.Context, d ocispec.Descriptor) ([]ocispec.Descriptor, error) {
 		info, err := cs.Info(ctx, d.Digest)
@@ -30,7 +29,7 @@ func (s *Store) Size(ctx context.Context, img *Image) (blobs, unpacked int64) {
 
 // LayerSizes returns the bytes on disk of each unpacked layer, 0 for those that are not unpacked.
 func (s *Store) LayerSizes(ctx context.Context, img *Image) []int64 {
-	ctx = namespaces.WithNamespace(ctx, Namespace)
+	ctx = WithNamespace(ctx)
 	sn := s.Client.SnapshotService(Snapshotter)
 	sizes := make([]int64, len(img.Config.RootFS.DiffIDs))
 	for i := range sizes {

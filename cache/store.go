@@ -27,6 +27,7 @@ import (
 	"github.com/containerd/containerd/v2/core/metadata"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/containerd/v2/plugins"
 	"github.com/containerd/containerd/v2/plugins/services"
 	"github.com/containerd/plugin"
@@ -41,6 +42,11 @@ const (
 	// Snapshotter is the name of the one snapshotter.
 	Snapshotter = "overlayfs"
 )
+
+// WithNamespace makes a context one of the store's namespace, which containerd's services ask for.
+func WithNamespace(ctx context.Context) context.Context {
+	return namespaces.WithNamespace(ctx, Namespace)
+}
 
 // Options says where the store lives and which programs it runs.
 type Options struct {

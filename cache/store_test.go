@@ -14,7 +14,6 @@ import (
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
-	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
 	"github.com/opencontainers/go-digest"
@@ -42,7 +41,7 @@ func newLibrary(t *testing.T) library {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.Close)
-	ctx, _, err := s.Client.WithLease(namespaces.WithNamespace(t.Context(), Namespace))
+	ctx, _, err := s.Client.WithLease(WithNamespace(t.Context()))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -54,7 +54,7 @@ func (s *shared) ensure(t target, emulator string) error {
 	name := s.name(t.arch)
 	if i := slices.IndexFunc(all, func(e entry) bool { return e.name == name }); i >= 0 {
 		if e := all[i]; e.starts(t) && e.reaches() && e.interpreter == emulator {
-			return s.hold()
+			return s.keepMounted()
 		}
 		if err := s.table.remove(name); err != nil {
 			return s.explain(t.arch, err)
@@ -68,13 +68,13 @@ func (s *shared) ensure(t target, emulator string) error {
 		return s.explain(t.arch, err)
 	}
 	s.log.Info("registered for the whole machine", "entry", name, "emulator", emulator)
-	return s.hold()
+	return s.keepMounted()
 }
 
-// hold keeps the table for programs that outlive this process. The kernel drops it, with all its entries, when
+// keepMounted keeps the table for programs that outlive this process. The kernel drops it, with all its entries, when
 // its last mount goes (since Linux 6.7, and 5.10.224, 5.15.165 and 6.1.107 of the stable ones), and nobody
 // else may have mounted it.
-func (s *shared) hold() error {
+func (s *shared) keepMounted() error {
 	if s.mount == "" {
 		return nil
 	}

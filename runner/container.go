@@ -25,23 +25,23 @@ type container struct {
 	log     *logs.Log
 	op      sync.Mutex
 
-	mu      sync.Mutex // guards what follows
-	rec     Record
-	run     *run          // nil when no process runs
-	ending  *ending       // of the current or next run
-	removed chan struct{} // closed by removal
-	backoff *backoff
-	kept    int // restarts under way, during which an end removes nothing
+	mu       sync.Mutex // guards what follows
+	rec      Record
+	run      *run          // nil when no process runs
+	ending   *ending       // of the current or next run
+	removed  chan struct{} // closed by removal
+	backoff  *backoff
+	restarts int // under way by hand, during which an end removes nothing
 }
 
-// keep protects a container with --rm while it is restarted by hand.
-func (c *container) keep(on bool) {
+// restarting protects a container with --rm while it is restarted by hand.
+func (c *container) restarting(on bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if on {
-		c.kept++
+		c.restarts++
 	} else {
-		c.kept--
+		c.restarts--
 	}
 }
 

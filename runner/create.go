@@ -42,7 +42,7 @@ func (m *Manager) Create(ctx context.Context, req CreateRequest) (id string, war
 	if m.ctx.Err() != nil {
 		return "", nil, errdefs.ErrUnavailable.WithMessage(errClosing.Error())
 	}
-	ctx, done, err := m.client.WithLease(scoped(ctx)) // keeps the snapshot until the record names it
+	ctx, done, err := m.client.WithLease(cache.WithNamespace(ctx)) // keeps the snapshot until the record names it
 	if err != nil {
 		return "", nil, err
 	}

@@ -37,7 +37,7 @@ func (m *Manager) watch(c *container, r *run, exit <-chan client.ExitStatus) {
 // waits is told, and then the container is restarted or removed if so agreed.
 func (m *Manager) ended(c *container, r *run, code int, at time.Time) {
 	ctx := context.WithoutCancel(m.ctx)
-	m.clear(ctx, c, r)
+	m.free(ctx, c, r)
 	c.mu.Lock()
 	lived := at.Sub(c.rec.State.StartedAt)
 	again := restarts(c.rec.HostConfig.RestartPolicy, code, c.rec.RestartCount, c.rec.ManuallyStopped)
@@ -51,7 +51,7 @@ func (m *Manager) ended(c *container, r *run, code int, at time.Time) {
 	}
 	c.run, c.rec.State, c.rec.Endpoint = nil, st, nil
 	err := c.save()
-	rec, end, kept := c.rec, c.ending, c.kept > 0
+	rec, end, restarting := c.rec, c.ending, c.restarts > 0
 	end.code, c.ending = code, newEnding()
 	c.mu.Unlock()
 	if err != nil {
@@ -63,13 +63,13 @@ func (m *Manager) ended(c *container, r *run, code int, at time.Time) {
 	switch {
 	case again:
 		m.restartLater(c, lived)
-	case rec.HostConfig.AutoRemove && !rec.State.Removing && !kept:
+	case rec.HostConfig.AutoRemove && !rec.State.Removing && !restarting:
 		m.background(func() { m.autoRemove(c) })
 	}
 }
 
-// clear frees what a run held in the kernel. Nothing in it may keep the end from being booked.
-func (m *Manager) clear(ctx context.Context, c *container, r *run) {
+// free gives back what a run held in the kernel. Nothing in it may keep the end from being booked.
+func (m *Manager) free(ctx context.Context, c *container, r *run) {
 	c.mu.Lock()
 	probes := r.health
 	c.mu.Unlock()

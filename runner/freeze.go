@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/gantry-build/gantry/cache"
 	"github.com/gantry-build/gantry/internal/fault"
 )
 
@@ -38,7 +39,7 @@ func (m *Manager) freeze(ctx context.Context, ref string, pause bool) error {
 	if !pause {
 		act, word = r.task.Resume, "unpause"
 	}
-	if err := act(scoped(ctx)); err != nil {
+	if err := act(cache.WithNamespace(ctx)); err != nil {
 		return fmt.Errorf("cannot %s container %s: %w", word, c.id, err)
 	}
 	err = c.update(func(r *Record) { r.State.Paused = pause })
@@ -56,7 +57,7 @@ func (m *Manager) Resize(ctx context.Context, ref string, height, width uint32) 
 	if err != nil {
 		return err
 	}
-	if err := r.task.Resize(scoped(ctx), width, height); err != nil {
+	if err := r.task.Resize(cache.WithNamespace(ctx), width, height); err != nil {
 		return fmt.Errorf("cannot resize the terminal of container %s: %w", c.id, err)
 	}
 	return nil

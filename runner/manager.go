@@ -24,7 +24,6 @@ import (
 
 	"github.com/containerd/containerd/api/types/runc/options"
 	"github.com/containerd/containerd/v2/client"
-	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -36,8 +35,8 @@ import (
 	"github.com/gantry-build/gantry/runner/volume"
 )
 
-// images is what a runner asks of the one store.
-type images interface {
+// imageStore is what a runner asks of the one store.
+type imageStore interface {
 	// Open finds a local image and makes the root file system of the wanted platform ready.
 	Open(ctx context.Context, ref string, p *ocispec.Platform) (*cache.Image, error)
 	// Runtime names the shim and how it finds runc.
@@ -77,7 +76,7 @@ type Manager struct {
 	Processes *process.Table // further processes in running containers
 
 	o       Options
-	store   images
+	store   imageStore
 	client  *client.Client
 	log     *slog.Logger
 	volumes *volume.Store
@@ -102,7 +101,7 @@ func Start(ctx context.Context, o Options) (*Manager, error) {
 	m := &Manager{
 		o: o, store: o.Store, client: o.Store.Client, log: o.Log, byID: map[string]*container{}, names: map[string]string{},
 	}
-	base := namespaces.WithNamespace(context.WithoutCancel(ctx), cache.Namespace)
+	base := cache.WithNamespace(context.WithoutCancel(ctx))
 	m.ctx, m.stop = context.WithCancel(base)
 	for _, dir := range []string{m.containersDir(), m.fifoDir()} {
 		if err := state.Private(dir); err != nil {
@@ -146,11 +145,6 @@ func (m *Manager) fifoDir() string       { return filepath.Join(m.o.State, "fifo
 
 func (m *Manager) subpaths() volume.Subpaths {
 	return volume.Subpaths{Dir: filepath.Join(m.o.State, "subpaths"), Log: m.log}
-}
-
-// scoped puts containerd's namespace on a request's context.
-func scoped(ctx context.Context) context.Context {
-	return namespaces.WithNamespace(ctx, cache.Namespace)
 }
 
 func (m *Manager) all() []*container {

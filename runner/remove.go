@@ -25,7 +25,7 @@ func (m *Manager) Remove(ctx context.Context, ref string, o RemoveOptions) error
 	if err != nil {
 		return err
 	}
-	ctx = context.WithoutCancel(scoped(ctx))
+	ctx = context.WithoutCancel(cache.WithNamespace(ctx))
 	if rec := c.record(); rec.State.Running && !o.Force {
 		what := rec.State.Status()
 		return fault.Conflict("cannot remove container %q: container is %s: stop the container before removing or force remove", rec.Name,

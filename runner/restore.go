@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/gantry-build/gantry/cache"
 	"github.com/gantry-build/gantry/runner/stream"
 )
 
@@ -31,7 +32,7 @@ type found struct {
 // restore takes up everything that an earlier daemon left. The network is told who lives before any
 // run ends or starts, as it asks.
 func (m *Manager) restore(ctx context.Context) error {
-	all, err := m.load(scoped(ctx))
+	all, err := m.load(cache.WithNamespace(ctx))
 	if err != nil {
 		return err
 	}
@@ -40,7 +41,7 @@ func (m *Manager) restore(ctx context.Context) error {
 	g.SetLimit(8) // each asks a shim, which asks runc
 	for i, c := range all {
 		g.Go(func() error {
-			results[i] = m.look(scoped(ctx), c)
+			results[i] = m.look(cache.WithNamespace(ctx), c)
 			return nil
 		})
 	}

@@ -13,7 +13,7 @@ func (m *Manager) Size(ctx context.Context, ref string) (own, whole int64, err e
 	if err != nil {
 		return 0, 0, err
 	}
-	ctx = scoped(ctx)
+	ctx = cache.WithNamespace(ctx)
 	sn := m.client.SnapshotService(cache.Snapshotter)
 	for key := c.id; key != ""; {
 		u, err := sn.Usage(ctx, key)

@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/typeurl/v2"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/gantry-build/gantry/cache"
 	"github.com/gantry-build/gantry/internal/fault"
 	"github.com/gantry-build/gantry/runner/lookup"
 	"github.com/gantry-build/gantry/runner/network"
@@ -45,9 +46,9 @@ func (m *Manager) Start(ctx context.Context, ref string) error {
 	if err := c.update(func(r *Record) { r.RestartCount, r.ManuallyStopped = 0, false }); err != nil {
 		return err
 	}
-	err = m.startRun(context.WithoutCancel(scoped(ctx)), c) // half a start helps nobody
+	err = m.startRun(context.WithoutCancel(cache.WithNamespace(ctx)), c) // half a start helps nobody
 	if err != nil && c.record().HostConfig.AutoRemove {
-		err = errors.Join(err, m.remove(context.WithoutCancel(scoped(ctx)), c, true))
+		err = errors.Join(err, m.remove(context.WithoutCancel(cache.WithNamespace(ctx)), c, true))
 	}
 	return err
 }

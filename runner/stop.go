@@ -9,6 +9,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/sys/signal"
 
+	"github.com/gantry-build/gantry/cache"
 	"github.com/gantry-build/gantry/internal/fault"
 	"github.com/gantry-build/gantry/runner/spec"
 )
@@ -52,7 +53,7 @@ func (m *Manager) Stop(ctx context.Context, ref string, o StopOptions) error {
 		return err
 	}
 	// The grace period goes on when the client is gone: nobody else would kill the container.
-	return m.stopRun(context.WithoutCancel(scoped(ctx)), c, sig, o.Timeout)
+	return m.stopRun(context.WithoutCancel(cache.WithNamespace(ctx)), c, sig, o.Timeout)
 }
 
 func (m *Manager) stopRun(ctx context.Context, c *container, sig syscall.Signal, timeout *int) error {
@@ -173,7 +174,7 @@ func (m *Manager) Kill(ctx context.Context, ref, name string) error {
 			return fault.Invalid("%v", err)
 		}
 	}
-	ctx = context.WithoutCancel(scoped(ctx))
+	ctx = context.WithoutCancel(cache.WithNamespace(ctx))
 	c.mu.Lock()
 	r, end := c.run, c.ending
 	c.mu.Unlock()
@@ -205,8 +206,8 @@ func (m *Manager) Restart(ctx context.Context, ref string, o StopOptions) error 
 	if err != nil {
 		return err
 	}
-	c.keep(true) // from --rm
-	defer c.keep(false)
+	c.restarting(true) // from --rm
+	defer c.restarting(false)
 	if err := m.Stop(ctx, c.id, o); err != nil && !errdefs.IsNotModified(err) {
 		return err
 	}

@@ -13,7 +13,6 @@ import (
 	"github.com/containerd/containerd/v2/core/diff/apply"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/metadata"
-	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/containerd/v2/plugins/diff/walking"
 	bkmeta "github.com/moby/buildkit/cache/metadata"
 	"github.com/moby/buildkit/client"
@@ -228,21 +227,21 @@ func hostname() string {
 type namespaced struct{ images.Store }
 
 func (s namespaced) Get(ctx context.Context, name string) (images.Image, error) {
-	return s.Store.Get(namespaces.WithNamespace(ctx, cache.Namespace), name)
+	return s.Store.Get(cache.WithNamespace(ctx), name)
 }
 
 func (s namespaced) List(ctx context.Context, filters ...string) ([]images.Image, error) {
-	return s.Store.List(namespaces.WithNamespace(ctx, cache.Namespace), filters...)
+	return s.Store.List(cache.WithNamespace(ctx), filters...)
 }
 
 func (s namespaced) Create(ctx context.Context, img images.Image) (images.Image, error) {
-	return s.Store.Create(namespaces.WithNamespace(ctx, cache.Namespace), img)
+	return s.Store.Create(cache.WithNamespace(ctx), img)
 }
 
 func (s namespaced) Update(ctx context.Context, img images.Image, fields ...string) (images.Image, error) {
-	return s.Store.Update(namespaces.WithNamespace(ctx, cache.Namespace), img, fields...)
+	return s.Store.Update(cache.WithNamespace(ctx), img, fields...)
 }
 
 func (s namespaced) Delete(ctx context.Context, name string, opts ...images.DeleteOpt) error {
-	return s.Store.Delete(namespaces.WithNamespace(ctx, cache.Namespace), name, opts...)
+	return s.Store.Delete(cache.WithNamespace(ctx), name, opts...)
 }

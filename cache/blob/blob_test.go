@@ -6,7 +6,6 @@ import (
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/content"
-	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -20,7 +19,7 @@ import (
 func opened(t *testing.T) (context.Context, *cache.Store, content.Store) {
 	t.Helper()
 	s := cachetest.Start(t)
-	ctx, _, err := s.Client.WithLease(namespaces.WithNamespace(t.Context(), cache.Namespace))
+	ctx, _, err := s.Client.WithLease(cache.WithNamespace(t.Context()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,7 +57,7 @@ func TestWrittenIsReadAndKeepsItsParts(t *testing.T) {
 	}
 
 	// Only the index is held from now on.
-	fresh := namespaces.WithNamespace(t.Context(), cache.Namespace)
+	fresh := cache.WithNamespace(t.Context())
 	if err := blob.Label(fresh, cs, top.Digest, map[string]string{"containerd.io/gc.root": "now"}); err != nil {
 		t.Fatal(err)
 	}

@@ -14,7 +14,6 @@ import (
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/remotes/docker"
-	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/google/go-containerregistry/pkg/registry"
 	intoto "github.com/in-toto/in-toto-golang/in_toto"
 	gatewayapi "github.com/moby/buildkit/frontend/gateway/pb"
@@ -32,7 +31,7 @@ import (
 func subject(t *testing.T) (context.Context, *cache.Store, ocispec.Descriptor) {
 	t.Helper()
 	s := cachetest.Start(t)
-	ctx, _, err := s.Client.WithLease(namespaces.WithNamespace(t.Context(), cache.Namespace))
+	ctx, _, err := s.Client.WithLease(cache.WithNamespace(t.Context()))
 	if err != nil {
 		t.Fatal(err)
 	}

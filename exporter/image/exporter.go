@@ -73,10 +73,10 @@ func (e *imageExporter) Resolve(ctx context.Context, id int, attrs map[string]st
 	if v, ok := attrs[string(exptypes.OptKeyPush)]; ok && v == "" {
 		push = true
 	}
-	keep := true
+	store := true
 	if v := attrs[string(exptypes.OptKeyStore)]; v != "" {
 		var err error
-		if keep, err = strconv.ParseBool(v); err != nil {
+		if store, err = strconv.ParseBool(v); err != nil {
 			return nil, fmt.Errorf("exporter attribute store=%s: %w", v, err)
 		}
 	}
@@ -117,7 +117,7 @@ func (e *imageExporter) Resolve(ctx context.Context, id int, attrs map[string]st
 			attest.OptKeyLayout, v, attest.LayoutReferrers, attest.LayoutIndex)
 	}
 	return &instance{
-		ExporterInstance: inst, o: e.Options, compress: push, stock: asksForStock(attrs), squash: squash, keep: keep, push: push,
+		ExporterInstance: inst, o: e.Options, compress: push, stock: asksForStock(attrs), squash: squash, store: store, push: push,
 		referrers: referrers,
 	}, nil
 }
@@ -173,7 +173,7 @@ type instance struct {
 	compress  bool
 	stock     bool
 	squash    bool
-	keep      bool // record the image under its names
+	store     bool // record the image under its names
 	push      bool
 	referrers bool // attestations are not in the index
 }
@@ -206,7 +206,7 @@ func (e *instance) Export(
 	if err == nil && atts != nil {
 		finalize, err = e.refer(ctx, desc.Descriptor(), names, src, atts, info.SessionID, finalize)
 	}
-	if err == nil && e.keep {
+	if err == nil && e.store {
 		err = e.record(ctx, names, desc.Descriptor())
 	}
 	if err != nil {

@@ -54,7 +54,7 @@ func TestNames(t *testing.T) {
 func TestWhatBuildKitIsAsked(t *testing.T) {
 	a, inst, err := resolve(t, map[string]string{"name": "app", "store": "true", OptKeySquash: "true",
 		attest.OptKeyLayout: attest.LayoutReferrers})
-	if err != nil || a.attrs["store"] != "false" || !inst.keep || !inst.squash || !inst.referrers || inst.push || inst.compress {
+	if err != nil || a.attrs["store"] != "false" || !inst.store || !inst.squash || !inst.referrers || inst.push || inst.compress {
 		t.Errorf("%v, %+v, %v", a.attrs, inst, err)
 	}
 	for _, own := range []string{OptKeySquash, attest.OptKeyLayout, OptKeySharedLayers} {
@@ -66,7 +66,7 @@ func TestWhatBuildKitIsAsked(t *testing.T) {
 		t.Errorf("a result without a name: %v", a.attrs)
 	}
 	if a, inst, _ := resolve(t, map[string]string{"push": "", "store": "false"}); a.attrs["dangling-name-prefix"] != "" || !inst.push ||
-		inst.keep || !inst.compress {
+		inst.store || !inst.compress {
 		t.Errorf("pushed and not kept: %v, %+v", a.attrs, inst)
 	}
 	for _, key := range []string{"compression", "rewrite-timestamp", OptKeySharedLayers} {

@@ -4,7 +4,6 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -16,7 +15,7 @@ import (
 // Configs are found by their layers, also those of platforms that share all of them.
 func TestConfigsOfAnIndex(t *testing.T) {
 	s := cachetest.Start(t)
-	ctx, _, err := s.Client.WithLease(namespaces.WithNamespace(t.Context(), cache.Namespace))
+	ctx, _, err := s.Client.WithLease(cache.WithNamespace(t.Context()))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,7 +14,6 @@ import (
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/mount"
-	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -45,7 +44,7 @@ func noise(n int) ([]byte, Source) {
 
 func TestMeasuredAndCompressedAreOneLayer(t *testing.T) {
 	s := cachetest.Start(t)
-	ctx, done, err := s.Client.WithLease(namespaces.WithNamespace(t.Context(), cache.Namespace))
+	ctx, done, err := s.Client.WithLease(cache.WithNamespace(t.Context()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,7 +85,7 @@ func TestMeasuredAndCompressedAreOneLayer(t *testing.T) {
 // another image.
 func TestSameBytesOnAnyNumberOfCores(t *testing.T) {
 	s := cachetest.Start(t)
-	ctx, done, err := s.Client.WithLease(namespaces.WithNamespace(t.Context(), cache.Namespace))
+	ctx, done, err := s.Client.WithLease(cache.WithNamespace(t.Context()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -109,7 +108,7 @@ func TestSameBytesOnAnyNumberOfCores(t *testing.T) {
 
 func TestABrokenSourceLeavesNoBlob(t *testing.T) {
 	s := cachetest.Start(t)
-	ctx := namespaces.WithNamespace(t.Context(), cache.Namespace)
+	ctx := cache.WithNamespace(t.Context())
 	broken := errors.New("broken")
 	src := func(_ context.Context, w io.Writer) error {
 		_, _ = w.Write(make([]byte, 2*blockSize))
@@ -161,7 +160,7 @@ func TestBetweenTrees(t *testing.T) {
 
 func BenchmarkGzip(b *testing.B) {
 	s := cachetest.Start(b)
-	ctx := namespaces.WithNamespace(b.Context(), cache.Namespace)
+	ctx := cache.WithNamespace(b.Context())
 	data, src := noise(16 * blockSize)
 	b.SetBytes(int64(len(data)))
 	for b.Loop() {

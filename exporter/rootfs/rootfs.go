@@ -15,7 +15,6 @@ import (
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/pkg/archive/compression"
-	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
 	"github.com/opencontainers/go-digest"
@@ -39,7 +38,7 @@ type Options struct {
 // image o.Name; other platforms of that name stay. The same tar gives the same digests at any time:
 // the image is as old as its newest file. Input that is no tar, or ends early, leaves nothing behind.
 func Import(ctx context.Context, store *cache.Store, r io.Reader, o Options) (ocispec.Descriptor, error) {
-	ctx = namespaces.WithNamespace(ctx, cache.Namespace)
+	ctx = cache.WithNamespace(ctx)
 	o.Platform = platforms.Normalize(o.Platform)
 	ctx, done, err := store.Client.WithLease(ctx)
 	if err != nil {

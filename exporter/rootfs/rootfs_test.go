@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/platforms"
 	"github.com/klauspost/compress/zstd"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -43,7 +42,7 @@ func options(platform string) Options {
 
 func names(t *testing.T, s *cache.Store) (all []string) {
 	t.Helper()
-	records, err := s.Client.ImageService().List(namespaces.WithNamespace(t.Context(), cache.Namespace))
+	records, err := s.Client.ImageService().List(cache.WithNamespace(t.Context()))
 	if err != nil {
 		t.Fatal(err)
 	}

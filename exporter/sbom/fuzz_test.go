@@ -29,7 +29,7 @@ func FuzzReaders(f *testing.F) {
 		_ = err
 		s := &scan{ctx: ctx, found: map[string]*component{}, files: map[string]evidence{"a": {}}}
 		for _, c := range got {
-			s.keep(c, "a")
+			s.add(c, "a")
 		}
 		b, err := json.Marshal(s.document(options()))
 		if err != nil {

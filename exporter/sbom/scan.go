@@ -61,16 +61,16 @@ func (s *scan) read(r reader, f *os.File, info os.FileInfo, path string) error {
 	if err != nil {
 		s.note(path, fmt.Errorf("reading it as %s: %w", r.what, err))
 	}
-	kept := 0
+	added := 0
 	for _, c := range got {
-		if s.keep(c, path) {
-			kept++
+		if s.add(c, path) {
+			added++
 		}
 	}
-	if kept == 0 {
+	if added == 0 {
 		return nil
 	}
-	return s.keepFile(f, path)
+	return s.addEvidence(f, path)
 }
 
 // safely turns a parser's panic into an error: the daemon that scans also runs other builds.
@@ -83,7 +83,7 @@ func safely(r reader, in *file) (got []component, err error) {
 	return r.read(in)
 }
 
-func (s *scan) keep(c component, path string) bool {
+func (s *scan) add(c component, path string) bool {
 	c.tidy()
 	if c.name == "" {
 		s.note(path, errors.New("an entry without a name is left out"))
@@ -105,8 +105,8 @@ func (s *scan) keep(c component, path string) bool {
 	return true
 }
 
-// keepFile takes the digests of an evidence.
-func (s *scan) keepFile(f *os.File, path string) error {
+// addEvidence takes the digests of an evidence.
+func (s *scan) addEvidence(f *os.File, path string) error {
 	h1, h2 := sha1.New(), sha256.New() //nolint:gosec // see the import
 	src := ctxReader{s.ctx, f}
 	if _, err := f.Seek(0, io.SeekStart); err != nil {

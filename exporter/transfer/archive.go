@@ -10,7 +10,6 @@ import (
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/images/archive"
 	"github.com/containerd/containerd/v2/pkg/archive/compression"
-	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -24,7 +23,7 @@ import (
 // and records every image in it under the names that it has there. An image without a name is
 // recorded as a dangling one. Nothing is recorded when the archive is not whole.
 func (m *Mover) Load(ctx context.Context, r io.Reader) ([]images.Image, error) {
-	ctx = namespaces.WithNamespace(ctx, cache.Namespace)
+	ctx = cache.WithNamespace(ctx)
 	ctx, done, err := m.Store.Client.WithLease(ctx)
 	if err != nil {
 		return nil, err
@@ -109,7 +108,7 @@ func (m *Mover) record(ctx context.Context, found []images.Image) error {
 // Save writes the local images to w as an archive that is an OCI layout and what `docker load`
 // reads, every platform of them that is here. Layers without bytes are compressed first.
 func (m *Mover) Save(ctx context.Context, names []string, w io.Writer) error {
-	ctx = namespaces.WithNamespace(ctx, cache.Namespace)
+	ctx = cache.WithNamespace(ctx)
 	ctx, done, err := m.Store.Client.WithLease(ctx)
 	if err != nil {
 		return err

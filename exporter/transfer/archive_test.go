@@ -11,7 +11,6 @@ import (
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
-	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/platforms"
 	"github.com/google/go-containerregistry/pkg/registry"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -46,7 +45,7 @@ func stocked(t *testing.T, name string) (*Mover, ocispec.Descriptor) {
 
 func names(t *testing.T, s *cache.Store) (found []string) {
 	t.Helper()
-	records, err := s.Client.ImageService().List(namespaces.WithNamespace(t.Context(), cache.Namespace))
+	records, err := s.Client.ImageService().List(cache.WithNamespace(t.Context()))
 	if err != nil {
 		t.Fatal(err)
 	}

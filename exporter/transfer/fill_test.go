@@ -9,7 +9,6 @@ import (
 
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/mount"
-	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
@@ -26,7 +25,7 @@ import (
 func measured(t *testing.T, attested bool) (context.Context, *Mover, images.Image) {
 	t.Helper()
 	s := cachetest.Start(t)
-	ctx, _, err := s.Client.WithLease(namespaces.WithNamespace(t.Context(), cache.Namespace))
+	ctx, _, err := s.Client.WithLease(cache.WithNamespace(t.Context()))
 	if err != nil {
 		t.Fatal(err)
 	}

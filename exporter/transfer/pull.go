@@ -6,7 +6,6 @@ import (
 
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/images"
-	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/platforms"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -17,7 +16,7 @@ import (
 // Pull fetches one platform of the image with the full name name (this machine's when p is nil),
 // records it, and unpacks it. Platforms of the same index that are here already stay.
 func (m *Mover) Pull(ctx context.Context, name string, p *ocispec.Platform, c Credentials, told Progress) (images.Image, error) {
-	ctx = namespaces.WithNamespace(ctx, cache.Namespace)
+	ctx = cache.WithNamespace(ctx)
 	match := platforms.Default()
 	if p != nil {
 		match = platforms.OnlyStrict(*p)

@@ -7,7 +7,6 @@ import (
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/leases"
-	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
@@ -22,7 +21,7 @@ import (
 // points to in the registry. Layers without bytes are compressed first, and the local record is
 // changed to what is pushed, so that a digest means one thing in both places.
 func (m *Mover) Push(ctx context.Context, name string, p *ocispec.Platform, c Credentials, told Progress) (ocispec.Descriptor, error) {
-	ctx = namespaces.WithNamespace(ctx, cache.Namespace)
+	ctx = cache.WithNamespace(ctx)
 	record, err := m.Store.Lookup(ctx, name)
 	if err != nil {
 		return ocispec.Descriptor{}, err

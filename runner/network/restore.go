@@ -21,7 +21,7 @@ func (b *Bridge) Restore(ctx context.Context, running []string) error {
 	}
 	b.reaper.awaitAll()
 	b.keepOnly(running)
-	b.hold()
+	b.bindPorts()
 	b.rules.seed(b.Subnet(), b.allElements())
 	br, err := b.bridgeDevice()
 	if err != nil {
@@ -52,8 +52,8 @@ func (b *Bridge) keepOnly(running []string) {
 	}
 }
 
-// hold binds the published ports again, whose sockets ended with the earlier process.
-func (b *Bridge) hold() {
+// bindPorts binds the published ports again, whose sockets ended with the earlier process.
+func (b *Bridge) bindPorts() {
 	b.ports.releaseAll()
 	for _, l := range b.snapshot() {
 		if err := b.ports.adopt(l.ID, l.Ports); err != nil {

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/client"
-	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 
 	"github.com/gantry-build/gantry/cache"
@@ -93,7 +92,7 @@ func (t *Table) Start(ctx context.Context, id string, size [2]uint) error {
 	if err := e.begin(size); err != nil {
 		return err
 	}
-	if err := t.start(context.WithoutCancel(scoped(ctx)), e); err != nil {
+	if err := t.start(context.WithoutCancel(cache.WithNamespace(ctx)), e); err != nil {
 		return e.fail(err)
 	}
 	e.event("exec_start: "+strings.Join(e.state.Config.Args, " "), "execID", id)
@@ -112,11 +111,7 @@ func (t *Table) Resize(ctx context.Context, id string, height, width uint32) err
 	if p == nil {
 		return fault.Conflict("exec process %s is not running", id)
 	}
-	return p.Resize(scoped(ctx), width, height)
-}
-
-func scoped(ctx context.Context) context.Context {
-	return namespaces.WithNamespace(ctx, cache.Namespace)
+	return p.Resize(cache.WithNamespace(ctx), width, height)
 }
 
 func (t *Table) add(e *process) {

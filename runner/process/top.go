@@ -11,6 +11,7 @@ import (
 	"github.com/moby/sys/user"
 	"github.com/prometheus/procfs"
 
+	"github.com/gantry-build/gantry/cache"
 	"github.com/gantry-build/gantry/internal/fault"
 )
 
@@ -20,7 +21,7 @@ func Top(ctx context.Context, task client.Task, psArgs string) (titles []string,
 	if psArgs != "" && psArgs != "-ef" {
 		return nil, nil, fault.Invalid("ps arguments %q are not supported: use -ef", psArgs)
 	}
-	pids, err := task.Pids(scoped(ctx))
+	pids, err := task.Pids(cache.WithNamespace(ctx))
 	if err != nil {
 		return nil, nil, fmt.Errorf("processes of container %s: %w", task.ID(), err)
 	}

@@ -13,7 +13,6 @@ import (
 
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/cio"
-	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/fifo"
 
 	"github.com/gantry-build/gantry/cache"
@@ -105,7 +104,7 @@ func (s *Pipes) copyIn(w io.WriteCloser, r io.Reader) {
 	if err != nil || p == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(namespaces.WithNamespace(context.Background(), cache.Namespace), 10*time.Second)
+	ctx, cancel := context.WithTimeout(cache.WithNamespace(context.Background()), 10*time.Second)
 	defer cancel()
 	_ = p.CloseIO(ctx, client.WithStdinCloser)
 }

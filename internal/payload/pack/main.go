@@ -40,7 +40,7 @@ func pack(arch, out string, level int, programs []string) error {
 		return errors.New("usage: pack -arch GOARCH -out DIR NAME=PROGRAM [NAME=PROGRAM]")
 	}
 	list := filepath.Join(out, payload.ManifestName)
-	if err := clear(out); err != nil {
+	if err := removeOld(out); err != nil {
 		return err
 	}
 	m := payload.Manifest{Arch: arch}
@@ -62,8 +62,8 @@ func pack(arch, out string, level int, programs []string) error {
 	return replace(list, append(text, '\n'))
 }
 
-// clear removes what an earlier run packed, perhaps for another architecture.
-func clear(out string) error {
+// removeOld removes what an earlier run packed, perhaps for another architecture.
+func removeOld(out string) error {
 	old, err := filepath.Glob(filepath.Join(out, "*.zst"))
 	if err != nil {
 		return err
