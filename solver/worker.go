@@ -11,9 +11,6 @@ import (
 	"sync"
 
 	"github.com/containerd/containerd/v2/core/diff/apply"
-	"github.com/containerd/containerd/v2/core/images"
-	"github.com/containerd/containerd/v2/core/metadata"
-	"github.com/containerd/containerd/v2/plugins/diff/walking"
 	bkmeta "github.com/moby/buildkit/cache/metadata"
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/executor/resources"
@@ -119,10 +116,10 @@ func newBase(ctx context.Context, o Options, networkMode string, opt base.Worker
 	opt.BuildkitVersion = client.BuildkitVersion{Package: "github.com/moby/buildkit", Version: BuildkitVersion}
 	opt.Snapshotter = containerdsnapshot.NewSnapshotter(cache.Snapshotter, db.Snapshotter(cache.Snapshotter), cache.Namespace, nil)
 	opt.ContentStore = cs
-	opt.Applier, opt.Differ = apply.NewFileSystemApplier(cs), walking.NewWalkingDiff(cs)
-	opt.ImageStore = namespaced{metadata.NewImageStore(db)}
+	opt.Applier, opt.Differ = apply.NewFileSystemApplier(cs), cache.Differ(cs)
+	opt.ImageStore = o.Store.Images()
 	opt.RegistryHosts = o.Hosts
-	opt.LeaseManager = leaseutil.WithNamespace(metadata.NewLeaseManager(db), cache.Namespace)
+	opt.LeaseManager = leaseutil.WithNamespace(o.Store.Leases(), cache.Namespace)
 	opt.GarbageCollect = db.GarbageCollect
 	opt.ParallelismSem = parallelism(o.Config)
 	opt.MountPoolRoot = filepath.Join(o.Root, "cachemounts")
@@ -221,27 +218,4 @@ func hostname() string {
 		return h
 	}
 	return "unknown"
-}
-
-// namespaced calls an image store as BuildKit does, without a namespace in the context.
-type namespaced struct{ images.Store }
-
-func (s namespaced) Get(ctx context.Context, name string) (images.Image, error) {
-	return s.Store.Get(cache.WithNamespace(ctx), name)
-}
-
-func (s namespaced) List(ctx context.Context, filters ...string) ([]images.Image, error) {
-	return s.Store.List(cache.WithNamespace(ctx), filters...)
-}
-
-func (s namespaced) Create(ctx context.Context, img images.Image) (images.Image, error) {
-	return s.Store.Create(cache.WithNamespace(ctx), img)
-}
-
-func (s namespaced) Update(ctx context.Context, img images.Image, fields ...string) (images.Image, error) {
-	return s.Store.Update(cache.WithNamespace(ctx), img, fields...)
-}
-
-func (s namespaced) Delete(ctx context.Context, name string, opts ...images.DeleteOpt) error {
-	return s.Store.Delete(cache.WithNamespace(ctx), name, opts...)
 }

@@ -26,6 +26,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/gantry-build/gantry/solver/debug"
+	"github.com/gantry-build/gantry/solver/explain"
 )
 
 // debugOptions are what the process in a failed step's place gets besides what the step had.
@@ -92,16 +93,7 @@ func debugList(at *place) *cobra.Command {
 func short(id string) string { return id[:min(len(id), 12)] }
 
 // oneLine shortens the name of a step to what fits into a table.
-func oneLine(name string) string {
-	name, _, more := strings.Cut(name, "\n")
-	if r := []rune(name); len(r) > 50 {
-		name, more = string(r[:49]), true
-	}
-	if more {
-		name += "…"
-	}
-	return name
-}
+func oneLine(name string) string { return explain.OneLine(name, 50) }
 
 // failed asks the daemon for the kept steps, the newest first.
 func (p *place) failed(ctx context.Context) (steps []debug.Step, err error) {

@@ -209,5 +209,5 @@ func platformOf(p *pb.Platform) ocispec.Platform {
 	if p == nil {
 		return platforms.DefaultSpec()
 	}
-	return platforms.Normalize(ocispec.Platform{OS: p.OS, Architecture: p.Architecture, Variant: p.Variant})
+	return platforms.Normalize(p.Spec())
 }

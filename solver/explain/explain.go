@@ -8,6 +8,7 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"math"
 	"regexp"
 	"slices"
 	"strconv"
@@ -79,13 +80,19 @@ func place(name string) (stage string, number int) {
 // as stage, number and text; what is internal has no number.
 var instruction = regexp.MustCompile(`(?s)^\[((?:[^\]]* )?)(\d+)/\d+\] (.*)$`)
 
-func oneLine(name string) string {
+// OneLine is the first line of a step's name, of at most so many characters; what is cut off shows as "…".
+func OneLine(name string, most int) string {
 	name, _, more := strings.Cut(name, "\n")
+	if r := []rune(name); len(r) > most {
+		name, more = string(r[:most-1]), true
+	}
 	if more {
 		name += "…"
 	}
 	return name
 }
+
+func oneLine(name string) string { return OneLine(name, math.MaxInt) }
 
 func (b Build) how(s Step) string {
 	switch {
