@@ -144,7 +144,7 @@ func TestUDP(t *testing.T) {
 	defer local.Close()
 	for name, c := range map[string]net.Conn{"loopback": local, "neighbour": early} {
 		if err := ping(c); err != nil {
-			t.Errorf("by %s: %v", name, err)
+			t.Errorf("by %s: %v; the kernel tracks %v", name, err, flows(t, 5353))
 		}
 	}
 	must(t, b.Detach(t.Context(), "dns"))
@@ -165,6 +165,19 @@ func echoPackets(c net.PacketConn) {
 }
 
 // ping sends a few times, since the first packet may meet an unresolved neighbour or an earlier refusal.
+// flows are the UDP connections that the kernel tracks to a port.
+func flows(t *testing.T, port uint16) (found []string) {
+	t.Helper()
+	all, err := netlink.ConntrackTableList(netlink.ConntrackTable, unix.AF_INET)
+	must(t, err)
+	for _, f := range all {
+		if f.Forward.Protocol == unix.IPPROTO_UDP && f.Forward.DstPort == port {
+			found = append(found, f.String())
+		}
+	}
+	return found
+}
+
 func ping(c net.Conn) (err error) {
 	buf := make([]byte, 16)
 	for range 3 {
