@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"runtime"
 	"slices"
 	"strings"
 
@@ -27,18 +26,19 @@ func Check(o Options) []check.Finding {
 }
 
 // checkDevices tries the kinds of devices, in a network namespace of no use to anyone else.
-func checkDevices() check.Finding {
+func checkDevices() (found check.Finding) {
 	const subject = "network devices"
-	found := make(chan check.Finding)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine, and its namespace with it
+	err := onThread(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			found <- check.Finding{Subject: subject, Text: "no network namespace can be made: " + err.Error(), Next: "run it as root"}
-			return
+			return err
 		}
-		found <- tryDevices(subject)
-	}()
-	return <-found
+		found = tryDevices(subject)
+		return nil
+	})
+	if err != nil {
+		return check.Finding{Subject: subject, Text: "no network namespace can be made: " + err.Error(), Next: "run it as root"}
+	}
+	return found
 }
 
 func tryDevices(subject string) check.Finding {

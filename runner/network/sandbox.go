@@ -120,7 +120,8 @@ func openToAll() error {
 	return nil
 }
 
-// onThread calls f on a thread that may leave the host's network namespace, and brings it back.
+// onThread calls f on a thread that may leave the host's network namespace, and brings it back. Go ends a thread that
+// stays away with its goroutine, but not the main one, which /proc/self is about.
 func onThread(f func() error) error {
 	done := make(chan error)
 	go func() {
