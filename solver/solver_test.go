@@ -101,6 +101,7 @@ type request struct {
 	dir, file, tag string
 	platforms      []string
 	noCache        bool
+	remote         bool // the daemon does not look at the directory itself
 }
 
 func (r request) solveOpt(t testing.TB) client.SolveOpt {
@@ -119,11 +120,15 @@ func (r request) solveOpt(t testing.TB) client.SolveOpt {
 	if err != nil {
 		t.Fatal(err)
 	}
+	key := tree.SharedKey(map[string]tree.Directory{"context": dir, "dockerfile": dir})
+	if r.remote {
+		key = "elsewhere"
+	}
 	return client.SolveOpt{
 		Frontend:      "dockerfile.v0",
 		FrontendAttrs: attrs,
 		LocalMounts:   map[string]fsutil.FS{"context": root, "dockerfile": root},
-		SharedKey:     tree.SharedKey(map[string]tree.Directory{"context": dir, "dockerfile": dir}),
+		SharedKey:     key,
 		Exports:       []client.ExportEntry{{Type: "moby", Attrs: map[string]string{"name": r.tag}}},
 	}
 }

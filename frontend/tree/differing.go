@@ -92,6 +92,21 @@ func sameFile(fresh fsutil.FS, path string, is gofs.FileInfo, oldPath string, wa
 	return sameBytes(a, b)
 }
 
+// SameContent compares two files byte by byte.
+func SameContent(a, b string) (bool, error) {
+	x, err := os.Open(a)
+	if err != nil {
+		return false, err
+	}
+	defer x.Close()
+	y, err := os.Open(b)
+	if err != nil {
+		return false, err
+	}
+	defer y.Close()
+	return sameBytes(x, y)
+}
+
 func sameBytes(a, b io.Reader) (bool, error) {
 	x, y := make([]byte, 64<<10), make([]byte, 64<<10)
 	for {

@@ -1,21 +1,24 @@
-// Package local is BuildKit's source of local directories, but for how an unchanged one is read: not at all.
+// Package local is BuildKit's source of local directories, but for what it takes for unchanged.
 //
 // Walking and sending an unchanged directory is three quarters of an unchanged build, so a client of ours
 // tells which directory it is (tree.SharedKey): the daemon, when it sees the very same directory, compares a
-// signature of the tree and takes the copy of the last build. In every other case BuildKit's own source does
-// the work.
+// signature of the tree and takes the copy of the last build. A directory that has changed it reads itself.
+//
+// What is written over the copy are the files that differ. BuildKit's own source, which compares size, mtime,
+// mode and link, keeps the old content of a file whose time stamp was set back, loses capabilities, and does not
+// see the mode of a directory; see [transfer].
 package local
 
 import (
 	"context"
 	"encoding/json"
-	"fmt"
-	"strings"
+	"errors"
 	"sync"
 	"time"
 
 	bkcache "github.com/moby/buildkit/cache"
 	"github.com/moby/buildkit/session"
+	"github.com/moby/buildkit/session/filesync"
 	bksolver "github.com/moby/buildkit/solver"
 	"github.com/moby/buildkit/source"
 	bklocal "github.com/moby/buildkit/source/local"
@@ -32,7 +35,8 @@ type directories struct {
 	notes *explain.Notes
 
 	mu     sync.Mutex
-	copies map[string]copied // by directory and purpose
+	copies map[string]copied                // by directory and purpose
+	stamps map[string]map[string]tree.Stamp // of the files that a copy was made from, by its ID and their names
 }
 
 // mostCopies bounds the memory for directories that come and go; what is forgotten is read once more.
@@ -52,7 +56,7 @@ func Register(w *base.Worker, notes *explain.Notes) error {
 	if err != nil {
 		return err
 	}
-	w.SourceManager.Register(&directories{Source: stock, refs: w.CacheMgr, notes: notes, copies: map[string]copied{}})
+	w.SourceManager.Register(&directories{Source: stock, refs: w.CacheMgr, notes: notes, copies: map[string]copied{}, stamps: map[string]map[string]tree.Stamp{}})
 	return nil
 }
 
@@ -79,54 +83,65 @@ type instance struct {
 }
 
 func (i *instance) Snapshot(ctx context.Context, job bksolver.JobContext) (bkcache.ImmutableRef, error) {
-	key, dir := i.directory(ctx, job)
-	begin := time.Now()
-	if dir == "" {
-		i.of.forget(key)
-		return i.SourceInstance.Snapshot(ctx, job)
+	if i.id.MetadataOnly {
+		return i.SourceInstance.Snapshot(ctx, job) // no content is read
 	}
-	sum, err := tree.Sign(dir, selection(i.id))
+	var ref bkcache.ImmutableRef
+	err := i.withCaller(ctx, job.Session(), func(ctx context.Context, c session.Caller) (err error) {
+		ref, err = i.snapshot(ctx, job, c)
+		return err
+	})
+	return ref, err
+}
+
+// withCaller finds the session that serves the directory, as BuildKit's source does
+// (source/local/source.go, Snapshot, v0.34.2).
+func (i *instance) withCaller(ctx context.Context, g session.Group, f func(context.Context, session.Caller) error) error {
+	any := func(ctx context.Context, _ string, c session.Caller) error { return f(ctx, c) }
+	if i.id.SessionID == "" {
+		return i.sm.Any(ctx, g, any)
+	}
+	soon, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	c, err := i.sm.Get(soon, i.id.SessionID, false)
 	if err != nil {
-		i.of.forget(key)
-		return i.SourceInstance.Snapshot(ctx, job)
+		return i.sm.Any(ctx, g, any)
 	}
+	err = f(ctx, c)
+	if errors.As(err, new(filesync.InvalidSessionError)) {
+		return i.sm.Any(ctx, g, any)
+	}
+	return err
+}
+
+func (i *instance) snapshot(ctx context.Context, job bksolver.JobContext, c session.Caller) (bkcache.ImmutableRef, error) {
+	key, dir := i.directory(c)
+	var sum tree.Signature
+	if dir != "" {
+		var err error
+		if sum, err = tree.Sign(dir, selection(i.id)); err != nil {
+			dir = "" // it changes under our feet; its client says what is wrong with it, if anything
+		}
+	}
+	begin := time.Now()
 	now := copied{request: i.request(), sum: sum}
-	if ref := i.of.take(ctx, key, now); ref != nil {
-		i.unchanged(job)
-		return ref, nil
+	if dir != "" {
+		if ref := i.of.take(ctx, key, now); ref != nil {
+			i.unchanged(job)
+			return ref, nil
+		}
 	}
 	// From here on the copy may change, also when this fails half-way.
 	i.of.forget(key)
-	ref, err := i.read(ctx, job, dir)
+	ref, err := i.copy(ctx, job, c, dir)
 	// A file changed in the same clock tick as it was read can change again unseen.
-	if err == nil && ref != nil && sum.Settled(begin) {
+	if err == nil && dir != "" && sum.Settled(begin) {
 		now.ref = copyID(ref)
 		i.of.put(key, now)
 	} else {
 		i.of.forget(key) // another build may have noted the copy that this one has written over
 	}
 	return ref, err
-}
-
-// read is BuildKit's own reading, and tells what it finds changed when the build has asked for that.
-func (i *instance) read(ctx context.Context, job bksolver.JobContext, dir string) (bkcache.ImmutableRef, error) {
-	build, ok := i.of.notes.AskedBy(job.Session())
-	if !ok {
-		return i.SourceInstance.Snapshot(ctx, job)
-	}
-	fresh, err := selection(i.id).Open(dir)
-	if err != nil {
-		return nil, err
-	}
-	stock, err := bklocal.NewSource(bklocal.Opt{CacheAccessor: &comparing{i.of.refs, i.of.notes, build, i.id.Name, fresh}})
-	if err != nil {
-		return nil, err
-	}
-	inst, err := stock.Resolve(ctx, i.id, i.sm, i.v)
-	if err != nil {
-		return nil, err
-	}
-	return inst.Snapshot(ctx, job)
 }
 
 func (i *instance) unchanged(job bksolver.JobContext) {
@@ -172,17 +187,17 @@ func copyID(ref bkcache.ImmutableRef) string {
 }
 
 // directory returns the directory that the client reads from, when the daemon sees the same one.
-func (i *instance) directory(ctx context.Context, job bksolver.JobContext) (key, dir string) {
-	var shared string
-	_ = i.sm.Any(ctx, job.Session(), func(_ context.Context, _ string, c session.Caller) error {
-		shared = c.SharedKey()
-		return nil
-	})
-	key = strings.Join([]string{shared, i.id.Name, i.id.SharedKeyHint, fmt.Sprint(i.id.MetadataOnly)}, "\x00")
-	if d, ok := tree.ParseSharedKey(shared)[i.id.Name]; ok && d.Here() {
+func (i *instance) directory(c session.Caller) (key, dir string) {
+	key = i.sharedKey(c)
+	if d, ok := tree.ParseSharedKey(c.SharedKey())[i.id.Name]; ok && d.Here() {
 		return key, d.Path
 	}
 	return key, ""
+}
+
+// sharedKey names the copy of a directory, as BuildKit's source names it.
+func (i *instance) sharedKey(c session.Caller) string {
+	return i.id.Name + ":" + i.id.SharedKeyHint + ":" + c.SharedKey()
 }
 
 func (s *directories) get(key string) (copied, bool) {
@@ -208,4 +223,31 @@ func (s *directories) forget(key string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.copies, key)
+}
+
+// mostStamped bounds the copies of which the files' stamps are kept: some 40 bytes a file.
+const mostStamped = 32
+
+func (s *directories) stampsOf(id string) map[string]tree.Stamp {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stamps[id]
+}
+
+func (s *directories) noteStamps(id string, stamps map[string]tree.Stamp) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.stamps) >= mostStamped {
+		for some := range s.stamps {
+			delete(s.stamps, some)
+			break
+		}
+	}
+	s.stamps[id] = stamps
+}
+
+func (s *directories) forgetStamps(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.stamps, id)
 }
