@@ -74,10 +74,18 @@ func binding(port uint16, proto string, b spec.PortBinding) (p network.Port, err
 	if b.HostPort == "" {
 		return p, nil
 	}
-	n, err := strconv.ParseUint(b.HostPort, 10, 16)
-	if err != nil { // clients expand ranges; a range left here asks for a free one of it
-		return p, fault.Invalid("invalid port binding: host port %q is no port number", b.HostPort)
+	// Clients expand ranges; a range left here asks for a free one of it.
+	first, last, isRange := strings.Cut(b.HostPort, "-")
+	low, err := strconv.ParseUint(first, 10, 16)
+	high := low
+	if err == nil && isRange {
+		high, err = strconv.ParseUint(last, 10, 16)
 	}
-	p.HostPort = uint16(n)
+	if err != nil || high < low || isRange && low == 0 {
+		return p, fault.Invalid("invalid port binding: host port %q is no port number, and no range of them", b.HostPort)
+	}
+	if p.HostPort = uint16(low); high > low {
+		p.HostPortEnd = uint16(high)
+	}
 	return p, nil
 }

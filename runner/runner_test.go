@@ -170,12 +170,18 @@ func TestPorts(t *testing.T) {
 		got[2].HostIP.String() != "127.0.0.1" || got[3].Proto != "tcp" {
 		t.Errorf("%+v", got)
 	}
+	ranged := spec.HostConfig{NetworkMode: "bridge",
+		PortBindings: map[string][]spec.PortBinding{"80": {{HostPort: "8000-8010"}}, "81": {{HostPort: "9-9"}}}}
+	if got, err := ports(spec.Config{}, ranged); err != nil || got[0].HostPort != 8000 || got[0].HostPortEnd != 8010 ||
+		got[1].HostPortEnd != 0 {
+		t.Errorf("%+v %v", got, err)
+	}
 	h.NetworkMode = "host"
 	if got, err := ports(c, h); err != nil || got != nil {
 		t.Errorf("%+v %v", got, err)
 	}
 	for _, b := range []map[string][]spec.PortBinding{{"x": nil}, {"0": nil}, {"80/ipx": nil}, {"80": {{HostIP: "x"}}},
-		{"80": {{HostPort: "1-2"}}}} {
+		{"80": {{HostPort: "2-1"}}}, {"80": {{HostPort: "1-2-3"}}}, {"80": {{HostPort: "0-9"}}}} {
 		if _, err := ports(spec.Config{}, spec.HostConfig{PortBindings: b}); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("%v: %v", b, err)
 		}

@@ -1,6 +1,7 @@
 package logs
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -178,5 +179,41 @@ func TestRemove(t *testing.T) {
 	}
 	if left, _ := os.ReadDir(filepath.Dir(l.path)); len(left) != 0 {
 		t.Errorf("left %v", left)
+	}
+}
+
+// A line that is cut into pieces is cut between characters; a piece that goes on has no newline. What is no
+// text at all is cut all the same.
+func TestLongLinesKeepCharacters(t *testing.T) {
+	for name, text := range map[string]string{
+		"two bytes": "x" + strings.Repeat("ä", 20000), "three": "xx" + strings.Repeat("€", 20000), "four": strings.Repeat("𝄞", 9000) + "x",
+		"ASCII": strings.Repeat("a", 50000),
+	} {
+		for _, step := range []int{1, 7, maxLine - 1, maxLine, maxLine + 1, len(text)} {
+			l := open(t, Options{})
+			w := l.Writer("stdout")
+			for rest := text + "\n"; len(rest) > 0; {
+				n := min(step, len(rest))
+				_, _ = w.Write([]byte(rest[:n]))
+				rest = rest[n:]
+			}
+			pieces := read(t, l, Query{Tail: -1})
+			if got := strings.Join(pieces, ""); got != text+"\n" {
+				t.Errorf("%s, %d bytes at a time: %d bytes came back, of %d; U+FFFD is in it: %v",
+					name, step, len(got), len(text)+1, strings.Contains(got, "\ufffd"))
+			}
+			for i, p := range pieces {
+				if len(p) > maxLine || strings.HasSuffix(p, "\n") != (i == len(pieces)-1) {
+					t.Errorf("%s: piece %d of %d has %d bytes and ends in %q", name, i, len(pieces), len(p), p[len(p)-1:])
+				}
+			}
+		}
+	}
+	l := open(t, Options{})
+	if _, err := l.Writer("stdout").Write(bytes.Repeat([]byte{0xe2, 0x82}, maxLine)); err != nil {
+		t.Fatal(err)
+	}
+	if got := read(t, l, Query{Tail: -1}); len(got) < 2 {
+		t.Errorf("%d pieces", len(got))
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"io"
 	"time"
+	"unicode/utf8"
 )
 
 const maxLine = 16 << 10 // Docker's, so that tools which join pieces find what they expect
@@ -31,13 +32,32 @@ func (w *writer) Write(p []byte) (int, error) {
 		case len(p) >= room:
 			w.buf = append(w.buf, p[:room]...)
 			p = p[room:]
+			// A character stays whole: its beginning goes into the next piece.
+			k := unfinished(w.buf)
+			begun := bytes.Clone(w.buf[len(w.buf)-k:])
+			w.buf = w.buf[:len(w.buf)-k]
 			w.flush()
+			w.buf = append(w.buf, begun...)
 		default:
 			w.buf = append(w.buf, p...)
 			p = nil
 		}
 	}
 	return n, nil
+}
+
+// unfinished is how many bytes at the end of b are the beginning of a character that goes on.
+func unfinished(b []byte) int {
+	for k := 1; k < utf8.UTFMax && k < len(b); k++ {
+		last := b[len(b)-k:]
+		if utf8.RuneStart(last[0]) {
+			if utf8.FullRune(last) {
+				return 0
+			}
+			return k
+		}
+	}
+	return 0
 }
 
 func (w *writer) flush() {

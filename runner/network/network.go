@@ -40,6 +40,7 @@ type Options struct {
 type Port struct {
 	HostIP        netip.Addr `json:"hostIP,omitzero"`
 	HostPort      uint16     `json:"hostPort"`
+	HostPortEnd   uint16     `json:"hostPortEnd,omitzero"` // a free one from HostPort to here; 0: HostPort itself
 	ContainerPort uint16     `json:"containerPort"`
 	Proto         string     `json:"proto"`
 }

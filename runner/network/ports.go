@@ -1,6 +1,7 @@
 package network
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -96,9 +97,9 @@ func newPortTable() *portTable { return &portTable{held: map[portKey][]holding{}
 func (t *portTable) reserve(id string, ports []Port) ([]Port, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	var got []Port
-	for _, p := range ports {
-		p, err := p.normalise()
+	got := make([]Port, len(ports))
+	for _, i := range pickiestFirst(ports) {
+		p, err := ports[i].normalise()
 		if err == nil {
 			p, err = t.reserveOne(id, p)
 		}
@@ -106,13 +107,42 @@ func (t *portTable) reserve(id string, ports []Port) ([]Port, error) {
 			t.releaseLocked(id)
 			return nil, err
 		}
-		got = append(got, p)
+		got[i] = p
 	}
 	return got, nil
 }
 
+// pickiestFirst orders ports so that one with a choice does not take what another must have.
+func pickiestFirst(ports []Port) []int {
+	order := make([]int, len(ports))
+	for i := range ports {
+		order[i] = i
+	}
+	choice := func(p Port) int {
+		switch {
+		case p.HostPort == 0:
+			return 1 << 16
+		case p.HostPortEnd > p.HostPort:
+			return int(p.HostPortEnd - p.HostPort)
+		}
+		return 0
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(choice(ports[a]), choice(ports[b])) })
+	return order
+}
+
 func (t *portTable) reserveOne(id string, p Port) (Port, error) {
-	if p.HostPort != 0 {
+	switch low, high := p.HostPort, p.HostPortEnd; {
+	case high > low && low > 0:
+		p.HostPortEnd = 0
+		for port := int(low); port <= int(high); port++ {
+			p.HostPort = uint16(port)
+			if err := t.bind(id, p); !errors.Is(err, ErrPortAllocated) {
+				return p, err
+			}
+		}
+		return p, p.taken(low, high)
+	case low != 0:
 		return p, t.bind(id, p)
 	}
 	low, high := ephemeralRange()
@@ -125,8 +155,12 @@ func (t *portTable) reserveOne(id string, p Port) (Port, error) {
 			return p, err
 		}
 	}
-	return p, fmt.Errorf("publishing container port %d: every %s port from %d to %d of the host is taken",
-		p.ContainerPort, p.Proto, low, high)
+	return p, p.taken(low, high)
+}
+
+func (p Port) taken(low, high uint16) error {
+	return fmt.Errorf("publishing container port %d: every %s port from %d to %d of the host is taken: %w",
+		p.ContainerPort, p.Proto, low, high, ErrPortAllocated)
 }
 
 func (t *portTable) bind(id string, p Port) error {

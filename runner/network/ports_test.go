@@ -2,9 +2,11 @@ package network
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"strconv"
+	"strings"
 	"testing"
 )
 
@@ -133,5 +135,40 @@ func TestElementOf(t *testing.T) {
 	}
 	if e := elementOf(at, to); e.key != "\xc0\x00\x02\x01\x11\x00\x00\x00\x00\x35\x00\x00" {
 		t.Errorf("%q: %q", e.key, e.val)
+	}
+}
+
+// One container port with a range on the host takes a free port of it, and leaves to others what they must have.
+func TestPortRange(t *testing.T) {
+	table := newPortTable()
+	defer table.releaseAll()
+	var low uint16
+	for try := 0; ; try++ { // three free ports in a row
+		low = freePort(t)
+		_, err := table.reserve("probe",
+			[]Port{{HostPort: low, ContainerPort: 1}, {HostPort: low + 1, ContainerPort: 2}, {HostPort: low + 2, ContainerPort: 3}})
+		table.release("probe")
+		if err == nil && low < 1<<16-3 {
+			break
+		}
+		if try == 20 {
+			t.Fatal(err)
+		}
+	}
+	ranged := Port{HostPort: low, HostPortEnd: low + 2, ContainerPort: 80}
+	got, err := table.reserve("one", []Port{ranged, {HostPort: low, ContainerPort: 81}})
+	if err != nil || got[0].HostPort != low+1 || got[0].HostPortEnd != 0 || got[1].HostPort != low || got[1].ContainerPort != 81 {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	if got, err = table.reserve("two", []Port{ranged}); err != nil || got[0].HostPort != low+2 {
+		t.Errorf("%+v, %v", got, err)
+	}
+	_, err = table.reserve("three", []Port{ranged})
+	if want := fmt.Sprintf("%d to %d", low, low+2); !errors.Is(err, ErrPortAllocated) || !strings.Contains(err.Error(), want) {
+		t.Errorf("a full range: %v", err)
+	}
+	table.release("two")
+	if got, err = table.reserve("three", []Port{ranged}); err != nil || got[0].HostPort != low+2 {
+		t.Errorf("after release: %+v, %v", got, err)
 	}
 }
