@@ -119,3 +119,19 @@ func TestAttachToRunning(t *testing.T) {
 		}
 	}
 }
+
+// A process that leaves a child behind with its output has ended when it ends, and all that it printed is there.
+func TestExecLeavesAChild(t *testing.T) {
+	_, c := run(t)
+	id := start(t, c, "box", container.HostConfig{}, "tick")
+	for _, tty := range []bool{false, true} {
+		begin := time.Now()
+		r := execOnce(t, c, id, client.ExecCreateOptions{Cmd: []string{"/guest", "leave"}, TTY: tty}, "")
+		if took := time.Since(begin); took > 5*time.Second {
+			t.Errorf("terminal %v: it took %v", tty, took)
+		}
+		if n := strings.Count(r.out, "x"); n != 300_000 || r.code != 3 {
+			t.Errorf("terminal %v: %d of its characters, exit code %d", tty, n, r.code)
+		}
+	}
+}

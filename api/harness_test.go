@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"runtime"
@@ -49,6 +50,15 @@ func guest(args []string) int {
 	switch verb {
 	case "echo":
 		fmt.Println(strings.Join(args[1:], " "))
+	case "leave": // a child that holds the output
+		child := exec.Command("/guest", "sleep")
+		child.Stdout, child.Stderr = os.Stdout, os.Stderr
+		if err := child.Start(); err != nil {
+			fmt.Println(err)
+			return 1
+		}
+		fmt.Println(strings.Repeat("x", 300_000))
+		return 3
 	case "both":
 		fmt.Println("to stdout")
 		fmt.Fprintln(os.Stderr, "to stderr")

@@ -244,10 +244,16 @@ func (p *place) call(ctx context.Context, method, path string, v any) error {
 	return json.NewDecoder(resp.Body).Decode(v)
 }
 
-// gone waits until the data root is free again.
+// gone waits until the data root is free again, and the process has gone with all that it has open.
 func (p *place) gone(ctx context.Context, pid int) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, 20*time.Second,
 		fmt.Errorf("the daemon (pid %d) has not ended after 20s; see %s", pid, p.LogFile()))
 	defer cancel()
-	return state.Unlocked(ctx, filepath.Join(p.Root(), "lock"))
+	if err := state.Unlocked(ctx, filepath.Join(p.Root(), "lock")); err != nil {
+		return err
+	}
+	for end := time.Now().Add(2 * time.Second); unix.Kill(pid, 0) == nil && time.Now().Before(end); {
+		time.Sleep(2 * time.Millisecond) // it may be in another process namespace, where the number is another's
+	}
+	return nil
 }

@@ -167,15 +167,16 @@ func (t *Table) watch(e *process, exit <-chan client.ExitStatus) {
 		}
 		code = 137 // its container is gone
 	}
-	e.io.Drain(2 * time.Second)
-	if _, err := e.process.Delete(context.WithoutCancel(t.o.Context)); err != nil && !errdefs.IsNotFound(err) {
+	e.io.Settle(2 * time.Second)
+	e.finish(int(code))
+	e.event("exec_die", "execID", e.state.ID, "exitCode", strconv.Itoa(int(code)))
+	// The shim waits for its end of the pipes, ten seconds if a process holds them.
+	if _, err := e.process.Delete(t.o.Context); err != nil && !errdefs.IsNotFound(err) {
 		t.o.Log.Debug("deleting an ended exec process", "exec", e.state.ID, "error", err)
 	}
 	if err := e.io.Close(); err != nil {
 		t.o.Log.Warn("closing the pipes of an exec process", "exec", e.state.ID, "error", err)
 	}
-	e.finish(int(code))
-	e.event("exec_die", "execID", e.state.ID, "exitCode", strconv.Itoa(int(code)))
 }
 
 // kill ends a process that takes too long.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -30,6 +31,8 @@ type Pipes struct {
 	in     sync.WaitGroup
 	closer chan client.Process // told once, when the process has started
 	to     *Streams
+	moved  atomic.Int64 // when output was last passed on, in nanoseconds since 1970
+	moving atomic.Int32 // copiers that are passing output on
 	once   sync.Once
 }
 
@@ -68,7 +71,7 @@ func Open(dir string, cfg cio.Config, s *Streams) (_ *Pipes, err error) {
 			return nil, err
 		}
 		io.pipes = append(io.pipes, f)
-		io.out.Go(func() { copyOut(f, stream, s) })
+		io.out.Go(func() { io.copyOut(f, stream) })
 	}
 	if cfg.Stdin == "" {
 		return io, nil
@@ -83,12 +86,15 @@ func Open(dir string, cfg cio.Config, s *Streams) (_ *Pipes, err error) {
 	return io, nil
 }
 
-func copyOut(r io.Reader, stream byte, s *Streams) {
+func (s *Pipes) copyOut(r io.Reader, stream byte) {
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := r.Read(buf)
 		if n > 0 {
-			s.Emit(stream, buf[:n])
+			s.moving.Add(1)
+			s.to.Emit(stream, buf[:n])
+			s.moved.Store(time.Now().UnixNano())
+			s.moving.Add(-1)
 		}
 		if err != nil {
 			return
@@ -123,6 +129,26 @@ func (s *Pipes) Drain(d time.Duration) {
 			return
 		case <-time.After(limit):
 			s.to.Hurry()
+		}
+	}
+}
+
+// Settle waits as Drain does, but not for a process that its dead parent has left behind and that holds the
+// pipes: when they have been quiet for a while, all that the parent has printed is there.
+func (s *Pipes) Settle(d time.Duration) {
+	const quiet = 500 * time.Millisecond
+	done := make(chan struct{})
+	go func() { s.Drain(d); close(done) }() // ends by itself
+	begin := time.Now()
+	for {
+		select {
+		case <-done:
+			return
+		case <-time.After(quiet / 10):
+		}
+		last := max(s.moved.Load(), begin.UnixNano())
+		if s.moving.Load() == 0 && time.Since(time.Unix(0, last)) > quiet {
+			return
 		}
 	}
 }
