@@ -108,7 +108,8 @@ func TestDirectoryMode(t *testing.T) {
 		for _, line := range []string{"COPY . /", "COPY d /d", "COPY --parents d/f /"} {
 			t.Run(client+"/"+line, func(t *testing.T) {
 				b, d := start(t), t.TempDir()
-				write(t, d, map[string]string{"Dockerfile": "# syntax=docker/dockerfile:1\nFROM scratch\n" + line + "\n", "d/f": "x", "d/sub/g": "y"})
+				write(t, d, map[string]string{"Dockerfile": "# syntax=docker/dockerfile:1\nFROM scratch\n" + line + "\n",
+					"d/f": "x", "d/sub/g": "y"})
 				try(t, os.Chmod(filepath.Join(d, "d"), 0o755))
 				time.Sleep(50 * time.Millisecond)
 				b.build(t, request{dir: d, tag: "one", remote: remote})

@@ -4,7 +4,7 @@ set -euo pipefail
 
 # To build: gcc and libseccomp for runc. For base images: mmdebstrap. For tests: the foreign tools
 # that gantry's work is held against. Further packages are arguments.
-packages=(gcc libc6-dev libseccomp-dev pkg-config git curl ca-certificates mmdebstrap skopeo jq iproute2 bsdextrautils "$@")
+packages=(gcc libc6-dev libseccomp-dev pkg-config git curl ca-certificates mmdebstrap skopeo jq iproute2 bsdextrautils bzip2 xz-utils zstd "$@")
 
 missing=()
 for p in "${packages[@]}"; do

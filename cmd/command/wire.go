@@ -25,6 +25,7 @@ import (
 	"github.com/gantry-build/gantry/exporter/sbom"
 	"github.com/gantry-build/gantry/exporter/transfer"
 	"github.com/gantry-build/gantry/exporter/trust"
+	"github.com/gantry-build/gantry/internal/compressed"
 	"github.com/gantry-build/gantry/internal/payload"
 	"github.com/gantry-build/gantry/qemu"
 	"github.com/gantry-build/gantry/runner"
@@ -124,6 +125,10 @@ func (d *daemon) openStore(ctx context.Context, bin, runc string) error {
 	}
 	// The shim looks for runc in PATH when containerd asks what it can do.
 	if _, err := linkTo(runc, filepath.Join(bin, "runc")); err != nil {
+		return err
+	}
+	// Nor does BuildKit unpack xz itself.
+	if _, err := linkTo(self, filepath.Join(bin, compressed.XZ)); err != nil {
 		return err
 	}
 	if err := os.Setenv("PATH", bin+":"+os.Getenv("PATH")); err != nil {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -163,6 +164,41 @@ func ignoreFiles(t *testing.T, g gantry) {
 		got, err := filepath.Glob(filepath.Join(out, "[fg]"))
 		if err != nil || len(got) != 1 || filepath.Base(got[0]) != want[0] {
 			t.Errorf("%s: %v, want %v", file, got, want)
+		}
+	}
+}
+
+// Archives of every usual compression are unpacked, by a daemon that finds no program to do it.
+func TestArchives(t *testing.T) {
+	g := newGantry(t)
+	tree := dir(t, map[string]string{"etc/inside": "from the archive"})
+	names := map[string][]string{"gz": {"gzip"}, "bz2": {"bzip2"}, "xz": {"xz"}, "zst": {"zstd"}}
+	files := map[string]string{}
+	for ext, tool := range names {
+		need.Tool(t, tool[0])
+		out, err := exec.Command("tar", "-C", tree, "--use-compress-program", tool[0], "-cf", "-", ".").Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		files["a.tar."+ext] = string(out)
+	}
+	g.env = append(g.env, "PATH=/nowhere")
+	for ext := range names {
+		files["Dockerfile"] = "FROM scratch\nADD a.tar." + ext + " /d/\n"
+		d, out := dir(t, files), filepath.Join(t.TempDir(), "out")
+		g.run("build", "-q", "-o", out, d)
+		if got := fileIn(t, out, "d", "etc", "inside"); got != "from the archive" {
+			t.Errorf("ADD of %s: %q", ext, got)
+		}
+		g.run("import", filepath.Join(d, "a.tar."+ext), "imported:"+ext)
+		saved := filepath.Join(t.TempDir(), "saved.tar")
+		g.run("save", "-o", saved, "imported:"+ext)
+		out2, err := exec.Command(names[ext][0], "-c", saved).Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if said := g.stdin(out2, "load"); !strings.Contains(said, "imported:"+ext) {
+			t.Errorf("load of %s: %s", ext, said)
 		}
 	}
 }

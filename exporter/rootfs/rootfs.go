@@ -14,7 +14,6 @@ import (
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
-	"github.com/containerd/containerd/v2/pkg/archive/compression"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
 	"github.com/opencontainers/go-digest"
@@ -24,6 +23,7 @@ import (
 	"github.com/gantry-build/gantry/cache"
 	"github.com/gantry-build/gantry/cache/blob"
 	"github.com/gantry-build/gantry/exporter/layer"
+	"github.com/gantry-build/gantry/internal/compressed"
 )
 
 // Options describe the image to make.
@@ -34,7 +34,7 @@ type Options struct {
 	Config   ocispec.ImageConfig
 }
 
-// Import reads a tar (plain, gzip or zstd) to its end and records it as platform o.Platform of the
+// Import reads a tar (plain, gzip, bzip2, xz or zstd) to its end and records it as platform o.Platform of the
 // image o.Name; other platforms of that name stay. The same tar gives the same digests at any time:
 // the image is as old as its newest file. Input that is no tar, or ends early, leaves nothing behind.
 func Import(ctx context.Context, store *cache.Store, r io.Reader, o Options) (ocispec.Descriptor, error) {
@@ -66,7 +66,7 @@ type importer struct {
 
 // layer compresses the tar into the store and returns the time of its newest file.
 func (im *importer) layer(ctx context.Context, r io.Reader) (ocispec.Descriptor, time.Time, error) {
-	plain, err := compression.DecompressStream(r)
+	plain, err := compressed.Open(r)
 	if err != nil {
 		return ocispec.Descriptor{}, time.Time{}, fmt.Errorf("decompressing: %w", err)
 	}

@@ -9,7 +9,6 @@ import (
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/images/archive"
-	"github.com/containerd/containerd/v2/pkg/archive/compression"
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -17,6 +16,7 @@ import (
 	"github.com/gantry-build/gantry/cache"
 	"github.com/gantry-build/gantry/cache/blob"
 	"github.com/gantry-build/gantry/exporter/image"
+	"github.com/gantry-build/gantry/internal/compressed"
 )
 
 // Load reads an archive of images, an OCI layout or what `docker save` writes, compressed or not,
@@ -29,7 +29,7 @@ func (m *Mover) Load(ctx context.Context, r io.Reader) ([]images.Image, error) {
 		return nil, err
 	}
 	defer done(context.WithoutCancel(ctx))
-	plain, err := compression.DecompressStream(r)
+	plain, err := compressed.Open(r)
 	if err != nil {
 		return nil, fmt.Errorf("reading the archive: %w", err)
 	}

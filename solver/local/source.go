@@ -56,7 +56,8 @@ func Register(w *base.Worker, notes *explain.Notes) error {
 	if err != nil {
 		return err
 	}
-	w.SourceManager.Register(&directories{Source: stock, refs: w.CacheMgr, notes: notes, copies: map[string]copied{}, stamps: map[string]map[string]tree.Stamp{}})
+	w.SourceManager.Register(&directories{Source: stock, refs: w.CacheMgr, notes: notes, copies: map[string]copied{},
+		stamps: map[string]map[string]tree.Stamp{}})
 	return nil
 }
 
