@@ -28,7 +28,7 @@ const answerTime = 10 * time.Second
 // names the standard frontend's image (# syntax=docker/dockerfile:1) is built by the one inside when
 // no registry gives that image; a warning says so.
 func Dockerfile(ctx context.Context, c gateway.Client) (*gateway.Result, error) {
-	return dockerfile.Build(ctx, &platformKeeper{Client: &syntaxClient{Client: c}})
+	return solved(dockerfile.Build(ctx, &unixLines{&platformKeeper{Client: &syntaxClient{Client: c}}}))
 }
 
 // syntaxClient is the frontend's way to the solver. The only request that it looks at is the one for
@@ -54,7 +54,7 @@ func (c *syntaxClient) Solve(ctx context.Context, req gateway.SolveRequest) (*ga
 	if err := c.Warn(ctx, digest.FromString(ref), msg, gateway.WarnOpts{Level: 1}); err != nil {
 		return nil, err
 	}
-	return dockerfile.Build(ctx, &platformKeeper{Client: &builtinClient{c.Client, req.FrontendOpt["cmdline"]}})
+	return solved(dockerfile.Build(ctx, &unixLines{&platformKeeper{Client: &builtinClient{c.Client, req.FrontendOpt["cmdline"]}}}))
 }
 
 // fetchable says why the image of a frontend can't be had.

@@ -1,6 +1,7 @@
 package frontend_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -84,6 +85,40 @@ func TestGolden(t *testing.T) {
 				compare(t, file, got)
 			})
 		}
+	}
+}
+
+// A Dockerfile that was checked out with the line ends of Windows is the same build. One that has some of
+// them on purpose keeps them.
+func TestLineEnds(t *testing.T) {
+	for _, name := range cases(t) {
+		t.Run(filepath.Base(name), func(t *testing.T) {
+			compiled := func(change func([]byte) []byte) string {
+				c := load(t, name, "linux/amd64")
+				for _, f := range []string{"dockerfile/Dockerfile", "context/.dockerignore"} {
+					if text, ok := c.files[f]; ok {
+						c.files[f] = change(text)
+					}
+				}
+				res, err := c.compile(t.Context())
+				got, err := render(c, res, err)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return got
+			}
+			unix := compiled(func(b []byte) []byte { return b })
+			if got := compiled(func(b []byte) []byte { return bytes.ReplaceAll(b, []byte("\n"), []byte("\r\n")) }); got != unix {
+				t.Errorf("with CRLF (+) it is not what it is with LF (-):\n%s", difference(unix, got))
+			}
+		})
+	}
+	c := &collector{attrs: map[string]string{"platform": "linux/amd64"}, files: map[string][]byte{
+		"dockerfile/Dockerfile": []byte("FROM scratch\nCOPY <<E /f\nwindows\r\nE\n"),
+	}}
+	res, err := c.compile(t.Context())
+	if got, err := render(c, res, err); err != nil || !strings.Contains(got, `windows\r\n`) {
+		t.Errorf("%v\n%s", err, got)
 	}
 }
 
