@@ -13,13 +13,17 @@ import (
 
 // load answers POST /images/load: the images of an archive.
 func (i *Images) load(w http.ResponseWriter, r *http.Request) error {
-	found, err := i.Mover.Load(r.Context(), r.Body)
+	only, err := platformsOf(r)
+	if err != nil {
+		return err
+	}
+	found, err := i.Mover.Load(r.Context(), r.Body, only)
 	if err != nil {
 		return err
 	}
 	out := newProgress(w)
 	for _, img := range found {
-		if isDangling(img.Name) {
+		if cache.IsDangling(img.Name) {
 			out.send(jsonstream.Message{Stream: "Loaded image ID: " + img.Target.Digest.String() + "\n"})
 			continue
 		}
@@ -37,13 +41,17 @@ func (i *Images) save(w http.ResponseWriter, r *http.Request, names []string) er
 	if len(names) == 0 {
 		return fmt.Errorf("no image is named: %w", errdefs.ErrInvalidArgument)
 	}
+	only, err := platformsOf(r)
+	if err != nil {
+		return err
+	}
 	for _, n := range names { // while the status can still say that something is missing
-		if _, err := i.Store.Lookup(cache.WithNamespace(r.Context()), n); err != nil {
+		if err := i.Mover.Has(r.Context(), n, only); err != nil {
 			return err
 		}
 	}
 	w.Header().Set("Content-Type", "application/x-tar")
-	return i.Mover.Save(r.Context(), names, w)
+	return i.Mover.Save(r.Context(), names, only, w)
 }
 
 func (i *Images) saveOne(w http.ResponseWriter, r *http.Request, name string) error {

@@ -1,7 +1,6 @@
 package api
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -126,7 +125,7 @@ func (i *Images) history(w http.ResponseWriter, r *http.Request, name string) er
 	}
 	if len(out) > 0 {
 		out[0].ID = img.Target.Digest.String()
-		if tag, err := reference.ParseNormalizedNamed(img.Name); err == nil && !isDangling(img.Name) {
+		if tag, err := reference.ParseNormalizedNamed(img.Name); err == nil && !cache.IsDangling(img.Name) {
 			out[0].Tags = []string{reference.FamiliarString(tag)}
 		}
 	}
@@ -143,15 +142,7 @@ func (i *Images) tag(w http.ResponseWriter, r *http.Request, name string) error 
 	if err != nil {
 		return err
 	}
-	defer i.Store.LockNames()()
-	is := i.Store.Client.ImageService()
-	img := images.Image{Name: target, Target: rec.Target, Labels: rec.Labels}
-	if _, err := is.Create(ctx, img); errdefs.IsAlreadyExists(err) {
-		_, err = is.Update(ctx, img)
-		if err != nil {
-			return err
-		}
-	} else if err != nil {
+	if err := i.Store.Name(ctx, target, rec.Target); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusCreated)
@@ -189,41 +180,51 @@ func (i *Images) remove(w http.ResponseWriter, r *http.Request, name string) err
 		return err
 	}
 	id := rec.Target.Digest
-	gone := []images.Image{rec}
-	if full, err := fullName(name, ""); (err != nil || full != rec.Name) && byID(name, id.Encoded()) {
-		if len(same) > 1 && !force {
-			return fmt.Errorf("conflict: unable to delete %s (must be forced) - image is referenced in multiple repositories: %w",
-				id.Encoded()[:12], errdefs.ErrFailedPrecondition)
-		}
-		gone = same
+	gone := meant(name, rec, same)
+	if byID(name, rec) && len(same) > 1 && !force {
+		return fmt.Errorf("conflict: unable to delete %s (must be forced) - image is referenced in multiple repositories: %w",
+			id.Encoded()[:12], errdefs.ErrFailedPrecondition)
 	}
-	if users := i.Users(id.String()); len(users) > 0 && len(gone) == len(same) && !force {
+	users := i.Users(id.String())
+	if len(users) > 0 && len(gone) == len(same) && !force {
 		return fmt.Errorf("conflict: unable to remove repository reference %q (must force) - container %s is using its referenced image "+
 			"%s: %w", name, users[0][:12], id.Encoded()[:12], errdefs.ErrFailedPrecondition)
 	}
 	out := []image.DeleteResponse{}
 	for _, g := range gone {
-		if err := i.untag(ctx, g); err != nil {
+		if err := i.Store.Unname(ctx, g, len(users) > 0 && !byID(name, rec)); err != nil {
 			return err
 		}
 		out = append(out, untagged(g)...)
 	}
-	if len(gone) == len(same) {
+	if len(gone) == len(same) && (len(users) == 0 || byID(name, rec)) {
 		out = append(out, image.DeleteResponse{Deleted: id.String()})
 	}
 	return writeJSON(w, http.StatusOK, out)
 }
 
-// untag deletes a name as long as it points to what the record says: one that has moved meanwhile is
-// another image's, and as good as deleted.
-func (i *Images) untag(ctx context.Context, rec images.Image) error {
-	err := i.Store.Client.ImageService().Delete(ctx, rec.Name, images.SynchronousDelete(), images.DeleteTarget(&rec.Target))
-	if errdefs.IsNotFound(err) {
-		return nil
+// meant are the records that go with a name for rec: all of its image's for an ID, those of its repository for a
+// digest, and else rec.
+func meant(name string, rec images.Image, same []images.Image) (gone []images.Image) {
+	if byID(name, rec) {
+		return same
 	}
-	return err
+	named, err := reference.ParseDockerRef(name)
+	if _, ok := named.(reference.Digested); err != nil || !ok {
+		return []images.Image{rec}
+	}
+	for _, s := range same {
+		if other, err := reference.ParseNormalizedNamed(s.Name); err == nil && other.Name() == named.Name() {
+			gone = append(gone, s)
+		}
+	}
+	return gone
 }
 
-func byID(name, id string) bool {
-	return strings.HasPrefix("sha256:"+id, name) || strings.HasPrefix(id, name)
+// byID tells whether rec was found by its ID, and not by its name.
+func byID(name string, rec images.Image) bool {
+	if full, err := fullName(name, ""); err == nil && full == rec.Name || strings.Contains(name, "@") {
+		return false
+	}
+	return strings.Trim(strings.TrimPrefix(name, "sha256:"), "0123456789abcdef") == ""
 }

@@ -15,8 +15,8 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/gantry-build/gantry/cache"
-	exporter "github.com/gantry-build/gantry/exporter/image"
 	"github.com/gantry-build/gantry/exporter/transfer"
+	"github.com/gantry-build/gantry/internal/fault"
 )
 
 // Images serves the image half of the Engine API over the store. It is safe for concurrent use.
@@ -108,11 +108,12 @@ func (i *Images) list(w http.ResponseWriter, r *http.Request) error {
 	return writeJSON(w, http.StatusOK, out)
 }
 
-// names splits the records of one image into what Docker calls tags and digests.
+// names splits the records of one image into what Docker calls tags and digests. A digest is there when the
+// registry has it: an image that was only built has none.
 func names(records []images.Image) (tags, digests []string) {
 	for _, rec := range records {
 		named, err := reference.ParseNormalizedNamed(rec.Name)
-		if err != nil || isDangling(rec.Name) {
+		if err != nil || cache.IsDangling(rec.Name) {
 			continue
 		}
 		short := reference.FamiliarString(named)
@@ -121,12 +122,13 @@ func names(records []images.Image) (tags, digests []string) {
 			continue
 		}
 		tags = append(tags, short)
-		digests = append(digests, reference.FamiliarName(named)+"@"+rec.Target.Digest.String())
+		if d := rec.Labels[cache.LabelRegistry]; d != "" {
+			digests = append(digests, reference.FamiliarName(named)+"@"+d)
+		}
 	}
+	slices.Sort(digests)
 	return tags, slices.Compact(digests)
 }
-
-func isDangling(name string) bool { return strings.HasPrefix(name, exporter.DanglingPrefix+"@") }
 
 func (i *Images) summary(ctx context.Context, records []images.Image, manifests bool) image.Summary {
 	rec := records[0]
@@ -214,15 +216,29 @@ func matches(s image.Summary, f filters) bool {
 	return false
 }
 
-// platformOf reads the query's platform, as a string (pull) or as JSON (push, inspect).
+// platformOf reads the query's platform, as a string (pull) or as JSON (push, inspect); nil when there is none.
 func platformOf(r *http.Request) (*ocispec.Platform, error) {
-	v := r.FormValue("platform")
-	if v == "" {
-		return nil, nil
+	all, err := platformsOf(r)
+	if err != nil || len(all) == 0 {
+		return nil, err
 	}
-	p, err := parsePlatform(v)
-	if err != nil {
-		return nil, fmt.Errorf("%q is no platform: %w: %w", v, err, errdefs.ErrInvalidArgument)
+	if len(all) > 1 {
+		return nil, fault.Invalid("%d platforms are given, where one can be", len(all))
 	}
-	return &p, nil
+	return &all[0], nil
+}
+
+// platformsOf is platformOf where there may be several (save, load).
+func platformsOf(r *http.Request) (all []ocispec.Platform, err error) {
+	for _, v := range r.URL.Query()["platform"] {
+		if v == "" {
+			continue
+		}
+		p, err := parsePlatform(v)
+		if err != nil {
+			return nil, fmt.Errorf("%q is no platform: %w: %w", v, err, errdefs.ErrInvalidArgument)
+		}
+		all = append(all, p)
+	}
+	return all, nil
 }

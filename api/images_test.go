@@ -154,7 +154,7 @@ func TestMovedNameIsNotDeleted(t *testing.T) {
 	s := newShelf(t)
 	old := s.name("app:1", s.image(nil))
 	s.name("app:1", s.image(map[string]string{"new": ""}))
-	if err := s.untag(cache.WithNamespace(t.Context()), old); err != nil {
+	if err := s.Store.Unname(t.Context(), old, false); err != nil {
 		t.Fatal(err)
 	}
 	if got := fmt.Sprint(s.names()); got != "[app:1]" {
@@ -189,5 +189,110 @@ func TestBrokenImagesAreListed(t *testing.T) {
 			httptest.NewRequestWithContext(t.Context(), "DELETE", "/images/x", nil), name); err != nil {
 			t.Errorf("removing %s: %v", name, err)
 		}
+	}
+}
+
+func (s shelf) inspects(name string) (image.InspectResponse, error) {
+	w := httptest.NewRecorder()
+	err := s.inspect(w, httptest.NewRequestWithContext(s.t.Context(), "GET", "/images/x/json", nil), name)
+	var out image.InspectResponse
+	_ = json.Unmarshal(w.Body.Bytes(), &out)
+	return out, err
+}
+
+// An image has the digests that registries have of it, and no others.
+func TestRepoDigestsAreThoseOfRegistries(t *testing.T) {
+	s := newShelf(t)
+	target, theirs := s.image(nil), digest.FromString("what the registry got")
+	s.name("app:1", target)
+	s.name("app:2", target)
+	if got, err := s.inspects("app:1"); err != nil || len(got.RepoDigests) != 0 || len(got.RepoTags) != 2 {
+		t.Errorf("built only: %v, %v, %v", got.RepoTags, got.RepoDigests, err)
+	}
+	for _, name := range []string{"app:1", "app:2", "gone:1"} {
+		if err := s.Store.InRegistry(t.Context(), "docker.io/library/"+name, theirs); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := s.inspects("app:1")
+	if want := []string{"app@" + theirs.String()}; err != nil || !slices.Equal(got.RepoDigests, want) {
+		t.Errorf("%v, want %v; %v", got.RepoDigests, want, err)
+	}
+	s.name("other:1", target)
+	if again, err := s.inspects("other:1"); err != nil || again.ID != got.ID || !slices.Equal(again.RepoDigests, got.RepoDigests) {
+		t.Errorf("under another name it is %s with %v, %v", again.ID, again.RepoDigests, err)
+	}
+}
+
+// What is removed is what was named: one name, an image with all its names, or what a repository has of it.
+func TestRemove(t *testing.T) {
+	for _, c := range []struct {
+		what     string // ID, digest, or a name
+		force    bool
+		used     bool
+		left     string
+		conflict string
+	}{
+		{what: "app:1", left: "[app:2 other:1]"},
+		{what: "ID", left: "[app:1 app:2 other:1]", conflict: "referenced in multiple repositories"},
+		{what: "ID", force: true, left: "[]"},
+		{what: "app@DIGEST", left: "[other:1]"},
+		{what: "app@PUSHED", left: "[other:1]"},
+		{what: "other@DIGEST", left: "[app:1 app:2]"},
+		{what: "app:1", used: true, left: "[app:2 other:1]"},
+		{what: "ID", used: true, force: true, left: "[]"},
+	} {
+		t.Run(fmt.Sprint(c.what, c.force, c.used), func(t *testing.T) {
+			s := newShelf(t)
+			target, pushed := s.image(nil), s.image(map[string]string{"pushed": ""})
+			for _, n := range []string{"app:1", "app:2", "other:1"} {
+				s.name(n, target)
+			}
+			if err := s.Store.SetPushed(t.Context(), target.Digest, pushed.Digest); err != nil {
+				t.Fatal(err)
+			}
+			s.Users = func(d string) []string {
+				if c.used && d == target.Digest.String() {
+					return []string{"0123456789abcdef"}
+				}
+				return nil
+			}
+			name := strings.NewReplacer("ID", target.Digest.Encoded()[:12], "DIGEST", target.Digest.String(), "PUSHED", pushed.Digest.String()).
+				Replace(c.what)
+			url := "/images/x?force=" + fmt.Sprint(c.force)
+			err := s.remove(httptest.NewRecorder(), httptest.NewRequestWithContext(t.Context(), "DELETE", url, nil), name)
+			if (c.conflict != "") != (err != nil) || err != nil && !strings.Contains(err.Error(), c.conflict) {
+				t.Errorf("%v", err)
+			}
+			if got := fmt.Sprint(s.names()); got != c.left {
+				t.Errorf("left are %s, want %s", got, c.left)
+			}
+		})
+	}
+}
+
+// A container's image stays when its last name is taken away by force, and is found by what the container says.
+func TestRemovedNameOfAUsedImage(t *testing.T) {
+	s := newShelf(t)
+	rec := s.name("app:1", s.image(nil))
+	s.Users = func(string) []string { return []string{"0123456789abcdef"} }
+	remove := func(url string) error {
+		return s.remove(httptest.NewRecorder(), httptest.NewRequestWithContext(t.Context(), "DELETE", url, nil), "app:1")
+	}
+	if err := remove("/images/x"); err == nil || !strings.Contains(err.Error(), "is using its referenced image") {
+		t.Errorf("%v", err)
+	}
+	if err := remove("/images/x?force=1"); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.inspects(rec.Target.Digest.String()); err != nil || len(got.RepoTags) != 0 {
+		t.Errorf("%v, %v", got.RepoTags, err)
+	}
+	if report, err := s.prunes(`{"dangling":["true"]}`); err != nil || len(report.ImagesDeleted) != 0 || len(s.names()) != 1 {
+		t.Errorf("pruned %v, %v", report.ImagesDeleted, err)
+	}
+	s.Users = func(string) []string { return nil }
+	if report, err := s.prunes(``); err != nil || len(report.ImagesDeleted) != 1 || len(s.names()) != 0 {
+		t.Errorf("pruned %v, %v", report.ImagesDeleted, err)
 	}
 }

@@ -44,7 +44,7 @@ func pruningOf(r *http.Request) (p pruning, err error) {
 
 // takes tells whether a record goes; platforms are the image's.
 func (p pruning) takes(rec images.Image, platforms []*cache.Image) bool {
-	if !p.all && !isDangling(rec.Name) || !p.until.IsZero() && !rec.CreatedAt.Before(p.until) {
+	if !p.all && !cache.IsDangling(rec.Name) || !p.until.IsZero() && !rec.CreatedAt.Before(p.until) {
 		return false
 	}
 	wanted, unwanted := !p.labels.any("label"), false
@@ -82,7 +82,7 @@ func (i *Images) prune(w http.ResponseWriter, r *http.Request) error {
 			content, unpacked := i.Store.Size(ctx, img)
 			size += uint64(content + unpacked)
 		}
-		if err := i.untag(ctx, rec); err != nil {
+		if err := i.Store.Unname(ctx, rec, false); err != nil {
 			return err
 		}
 		report.ImagesDeleted = append(report.ImagesDeleted, untagged(rec)...)

@@ -45,12 +45,16 @@ func (i *Images) create(w http.ResponseWriter, r *http.Request) error {
 		tag = t.Tag()
 	}
 	out.send(jsonstream.Message{ID: tag, Status: "Pulling from " + reference.Path(named)})
-	img, err := i.Mover.Pull(r.Context(), name, p, creds, out.layer)
+	target, newer, err := i.Mover.Pull(r.Context(), name, p, creds, out.layer)
 	if err != nil {
 		return out.fail(err)
 	}
-	out.send(jsonstream.Message{Status: "Digest: " + img.Target.Digest.String()})
-	out.send(jsonstream.Message{Status: "Status: Downloaded newer image for " + reference.FamiliarString(named)})
+	status := "Image is up to date for "
+	if newer {
+		status = "Downloaded newer image for "
+	}
+	out.send(jsonstream.Message{Status: "Digest: " + target.Digest.String()})
+	out.send(jsonstream.Message{Status: "Status: " + status + reference.FamiliarString(named)})
 	return nil
 }
 

@@ -11,7 +11,6 @@ import (
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
-	"github.com/distribution/reference"
 	bksnapshot "github.com/moby/buildkit/snapshot"
 	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -38,48 +37,6 @@ type Image struct {
 	Config     ocispec.Image
 	RawConfig  []byte // the config blob, with Docker's own fields (Healthcheck, Shell, OnBuild)
 	Snapshot   string // the committed snapshot that a container's root file system is prepared from
-}
-
-// Lookup finds a local image as Docker does: by name (short names mean docker.io, no tag means
-// latest), by name@digest, by ID or by the beginning of an ID. errdefs.ErrNotFound when there is none.
-func (s *Store) Lookup(ctx context.Context, ref string) (images.Image, error) {
-	ctx = WithNamespace(ctx)
-	is := s.Client.ImageService()
-	if named, err := reference.ParseDockerRef(ref); err == nil {
-		if img, err := is.Get(ctx, named.String()); err == nil || !errdefs.IsNotFound(err) {
-			return img, err
-		}
-		if d, ok := named.(reference.Digested); ok {
-			if found, err := is.List(ctx, "target.digest=="+d.Digest().String()); err == nil && len(found) > 0 {
-				return found[0], nil
-			}
-		}
-	}
-	if id := strings.TrimPrefix(ref, "sha256:"); len(id) <= 64 && len(id) >= 4 && strings.Trim(id, "0123456789abcdef") == "" {
-		found, err := is.List(ctx, fmt.Sprintf("target.digest~=^sha256:%s", id))
-		if err != nil {
-			return images.Image{}, err
-		}
-		for _, f := range found[:] {
-			if f.Target.Digest != found[0].Target.Digest {
-				return images.Image{}, fmt.Errorf("image ID %s is ambiguous: %w", ref, errdefs.ErrInvalidArgument)
-			}
-		}
-		if len(found) > 0 {
-			return found[0], nil
-		}
-	}
-	//lint:ignore ST1005 Docker's text
-	return images.Image{}, fmt.Errorf("No such image: %s: %w", familiar(ref), errdefs.ErrNotFound)
-}
-
-// familiar is ref as Docker prints it: with its tag, without docker.io/library.
-func familiar(ref string) string {
-	named, err := reference.ParseDockerRef(ref)
-	if err != nil {
-		return ref
-	}
-	return reference.FamiliarString(named)
 }
 
 // Open finds a local image and makes the chosen platform's root file system ready, unpacking layers

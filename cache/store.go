@@ -209,10 +209,3 @@ func (s *Store) Close() {
 		s.eng.close()
 	}
 }
-
-// LockNames keeps others from changing what image names point to, for a caller that reads a record
-// and writes it changed.
-func (s *Store) LockNames() (unlock func()) {
-	s.names.Lock()
-	return s.names.Unlock
-}

@@ -64,7 +64,7 @@ func start(t testing.TB) *bench {
 			if e.Name != client.ExporterImage {
 				return e.Stock
 			}
-			return image.New(image.Options{Stock: e.Stock, Store: store, Content: e.Content, Images: e.Images, Leases: e.Leases})
+			return image.New(image.Options{Stock: e.Stock, Store: store, Content: e.Content, Leases: e.Leases})
 		},
 	})
 	if err != nil {

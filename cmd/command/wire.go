@@ -155,7 +155,7 @@ func (d *daemon) openSolver(ctx context.Context, cfg *config.Config, runc string
 				return e.Stock
 			}
 			return image.New(image.Options{
-				Stock: e.Stock, Store: d.store, Content: e.Content, Images: e.Images, Leases: e.Leases, Sessions: e.Sessions,
+				Stock: e.Stock, Store: d.store, Content: e.Content, Leases: e.Leases, Sessions: e.Sessions,
 				Hosts: trusted.Hosts,
 			})
 		},

@@ -18,9 +18,7 @@ import (
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/content"
-	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/remotes/docker"
-	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
 	bkcache "github.com/moby/buildkit/cache"
 	"github.com/moby/buildkit/cache/config"
@@ -29,19 +27,21 @@ import (
 	"github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/util/leaseutil"
 	"github.com/moby/buildkit/util/progress"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/gantry-build/gantry/cache"
 	"github.com/gantry-build/gantry/cache/blob"
 	"github.com/gantry-build/gantry/exporter/attest"
 )
 
-// Store is what the exporter needs of the store: second names for snapshots, and a lock on the
-// names of images.
+// Store is what the exporter needs of the store: second names for snapshots, and names for images.
 type Store interface {
 	Alias(ctx context.Context, snapshot, alias, parent string) error
 	Hold(ctx context.Context, snapshot string) (bool, error)
-	LockNames() (unlock func())
+	Name(ctx context.Context, name string, target ocispec.Descriptor) error
+	InRegistry(ctx context.Context, name string, d digest.Digest) error
 }
 
 // Options are the exporter's surroundings.
@@ -49,7 +49,6 @@ type Options struct {
 	Stock   exporter.Exporter // BuildKit's image exporter over the same content store
 	Store   Store
 	Content content.Store
-	Images  images.Store
 	Leases  *leaseutil.Manager
 
 	Sessions *session.Manager // from which a push has its credentials
@@ -59,9 +58,6 @@ type Options struct {
 // OptKeySquash is the attribute that asks for one layer in place of all that the build adds to its
 // base image.
 const OptKeySquash = "squash"
-
-// DanglingPrefix begins the names of images that were built without one: prefix@digest.
-const DanglingPrefix = "gantry-dangling"
 
 // New returns the exporter. Its attributes are those of BuildKit's image exporter.
 func New(o Options) exporter.Exporter { return &imageExporter{o} }
@@ -91,7 +87,7 @@ func (e *imageExporter) Resolve(ctx context.Context, id int, attrs map[string]st
 	delete(own, OptKeySharedLayers)
 	if own[string(exptypes.OptKeyName)] == "" && !push {
 		// A result without a name is kept, and found by its digest.
-		own[string(exptypes.OptKeyDanglingPrefix)] = DanglingPrefix
+		own[string(exptypes.OptKeyDanglingPrefix)] = cache.DanglingPrefix
 		own[string(exptypes.OptKeyDanglingEmptyOnly)] = "true"
 	}
 	if err := fullNames(own); err != nil {
@@ -212,7 +208,7 @@ func (e *instance) Export(
 	if err != nil {
 		return nil, nil, nil, errors.Join(err, desc.Release())
 	}
-	return resp, finalize, desc, nil
+	return resp, e.noting(finalize, names, desc.Descriptor()), desc, nil
 }
 
 // wrap replaces every reference by one whose layers are made by this package.
@@ -275,30 +271,42 @@ func (e *instance) ready(ctx context.Context, results []*ref, g session.Group) e
 	return eg.Wait()
 }
 
-// record gives the image its names, which replaces what they pointed to.
+// record gives the image its names. Those that had them are kept without.
 func (e *instance) record(ctx context.Context, names string, target ocispec.Descriptor) error {
-	defer e.o.Store.LockNames()()
-	for name := range strings.SplitSeq(names, ",") {
-		if name == "" {
-			continue
-		}
-		if named, err := reference.ParseNormalizedNamed(name); err == nil && reference.IsNameOnly(named) {
-			name += "@" + target.Digest.String() // pushed by digest: no tag is its name
-		}
+	for _, name := range split(names) {
 		done := progress.OneOff(ctx, "naming to "+name)
-		img := images.Image{Name: name, Target: target}
-		old, err := e.o.Images.Get(ctx, name)
-		switch {
-		case errdefs.IsNotFound(err):
-			_, err = e.o.Images.Create(ctx, img)
-		case err == nil && old.Target.Digest != target.Digest:
-			_, err = e.o.Images.Update(ctx, img)
-		}
-		if done(err) != nil {
+		if err := done(e.o.Store.Name(ctx, recorded(name, target), target)); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// recorded is the name that an image has in the store for one that it is exported under. What is pushed by digest
+// has no tag.
+func recorded(name string, target ocispec.Descriptor) string {
+	if named, err := reference.ParseNormalizedNamed(name); err == nil && reference.IsNameOnly(named) {
+		return name + "@" + target.Digest.String()
+	}
+	return name
+}
+
+// noting is finalize, which pushes the image, and notes then that the registry has it.
+func (e *instance) noting(finalize exporter.FinalizeFunc, names string, target ocispec.Descriptor) exporter.FinalizeFunc {
+	if !e.push || !e.store || finalize == nil {
+		return finalize
+	}
+	return func(ctx context.Context) error {
+		if err := finalize(ctx); err != nil {
+			return err
+		}
+		for _, name := range split(names) {
+			if err := e.o.Store.InRegistry(ctx, recorded(name, target), target.Digest); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
 }
 
 // handOver ties each manifest's config to the snapshots of its result.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/moby/buildkit/exporter"
 
+	"github.com/gantry-build/gantry/cache"
 	"github.com/gantry-build/gantry/exporter/attest"
 )
 
@@ -62,7 +63,7 @@ func TestWhatBuildKitIsAsked(t *testing.T) {
 			t.Errorf("BuildKit is asked for %s", own)
 		}
 	}
-	if a, _, _ := resolve(t, nil); a.attrs["dangling-name-prefix"] != DanglingPrefix {
+	if a, _, _ := resolve(t, nil); a.attrs["dangling-name-prefix"] != cache.DanglingPrefix {
 		t.Errorf("a result without a name: %v", a.attrs)
 	}
 	if a, inst, _ := resolve(t, map[string]string{"push": "", "store": "false"}); a.attrs["dangling-name-prefix"] != "" || !inst.push ||

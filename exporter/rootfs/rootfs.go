@@ -45,7 +45,7 @@ func Import(ctx context.Context, store *cache.Store, r io.Reader, o Options) (oc
 		return ocispec.Descriptor{}, err
 	}
 	defer done(context.WithoutCancel(ctx))
-	im := &importer{store: store, cs: store.Client.ContentStore(), is: store.Client.ImageService()}
+	im := &importer{store: store, cs: store.Client.ContentStore()}
 	tar, created, err := im.layer(ctx, r)
 	if err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("import: %w", err)
@@ -54,14 +54,17 @@ func Import(ctx context.Context, store *cache.Store, r io.Reader, o Options) (oc
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
-	defer store.LockNames()()
-	return im.record(ctx, o.Name, manifest)
+	var target ocispec.Descriptor
+	err = store.Rename(ctx, o.Name, func(old images.Image) (ocispec.Descriptor, error) {
+		target, err = im.index(ctx, old, manifest)
+		return target, err
+	})
+	return target, err
 }
 
 type importer struct {
 	store *cache.Store
 	cs    content.Store
-	is    images.Store
 }
 
 // layer compresses the tar into the store and returns the time of its newest file.
@@ -125,12 +128,8 @@ func (im *importer) manifest(ctx context.Context, o Options, tar ocispec.Descrip
 	return blob.Write(ctx, im.cs, ocispec.Descriptor{MediaType: m.MediaType, Platform: &o.Platform}, m, config, tar)
 }
 
-// record points name at an index of what it had and manifest.
-func (im *importer) record(ctx context.Context, name string, manifest ocispec.Descriptor) (ocispec.Descriptor, error) {
-	old, err := im.is.Get(ctx, name)
-	if err != nil && !errdefs.IsNotFound(err) {
-		return ocispec.Descriptor{}, err
-	}
+// index is one of what old has and manifest.
+func (im *importer) index(ctx context.Context, old images.Image, manifest ocispec.Descriptor) (ocispec.Descriptor, error) {
 	others, err := im.others(ctx, old, *manifest.Platform)
 	if err != nil {
 		return ocispec.Descriptor{}, err
@@ -142,17 +141,7 @@ func (im *importer) record(ctx context.Context, name string, manifest ocispec.De
 	}
 	// In one order whatever the order of imports, so that the same tars are the same image.
 	slices.SortStableFunc(idx.Manifests, func(a, b ocispec.Descriptor) int { return strings.Compare(platformName(a), platformName(b)) })
-	target, err := blob.Write(ctx, im.cs, ocispec.Descriptor{MediaType: idx.MediaType}, idx, idx.Manifests...)
-	if err != nil {
-		return target, err
-	}
-	img := images.Image{Name: name, Target: target}
-	if old.Name == "" {
-		_, err = im.is.Create(ctx, img)
-	} else {
-		_, err = im.is.Update(ctx, img, "target")
-	}
-	return target, err
+	return blob.Write(ctx, im.cs, ocispec.Descriptor{MediaType: idx.MediaType}, idx, idx.Manifests...)
 }
 
 func platformName(d ocispec.Descriptor) string {

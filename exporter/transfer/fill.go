@@ -19,37 +19,26 @@ import (
 	"github.com/gantry-build/gantry/exporter/layer"
 )
 
-// fill gives every layer of target, which is the image or one platform of it, its bytes. When a layer had none
-// its manifest changes, and so do the index above it and every name that still points to it.
-func (m *Mover) fill(ctx context.Context, record images.Image, target ocispec.Descriptor) (ocispec.Descriptor, error) {
-	whole := target.Digest == record.Target.Digest
-	target, err := m.fillTarget(ctx, target)
-	if err != nil || !whole || target.Digest == record.Target.Digest {
-		return target, err
+// fill returns the form of d, an index or a manifest, in which every layer has its bytes. It is d itself, or what
+// stands for it from now on wherever digests of bytes count; d and the names that point to it stay.
+func (m *Mover) fill(ctx context.Context, d ocispec.Descriptor) (ocispec.Descriptor, error) {
+	filled := d
+	if filled.Digest = m.Store.Pushed(ctx, d.Digest); filled.Digest != d.Digest {
+		info, err := m.content().Info(ctx, filled.Digest)
+		filled.Size = info.Size
+		return filled, err
 	}
-	defer m.Store.LockNames()()
-	is := m.Store.Client.ImageService()
-	same, err := is.List(ctx, "target.digest=="+record.Target.Digest.String())
-	if err != nil {
-		return target, err
-	}
-	for _, img := range same {
-		img.Target = target
-		if _, err := is.Update(ctx, img, "target"); err != nil {
-			return target, err
-		}
-	}
-	return target, nil
-}
-
-func (m *Mover) fillTarget(ctx context.Context, d ocispec.Descriptor) (ocispec.Descriptor, error) {
+	var err error
 	switch {
 	case images.IsIndexType(d.MediaType):
-		return m.fillIndex(ctx, d)
+		filled, err = m.fillIndex(ctx, d)
 	case images.IsManifestType(d.MediaType):
-		return m.fillManifest(ctx, d)
+		filled, err = m.fillManifest(ctx, d)
 	}
-	return d, nil
+	if err != nil || filled.Digest == d.Digest {
+		return d, err
+	}
+	return filled, m.Store.SetPushed(ctx, d.Digest, filled.Digest)
 }
 
 func (m *Mover) fillIndex(ctx context.Context, d ocispec.Descriptor) (ocispec.Descriptor, error) {
@@ -59,7 +48,7 @@ func (m *Mover) fillIndex(ctx context.Context, d ocispec.Descriptor) (ocispec.De
 	}
 	moved := map[digest.Digest]digest.Digest{}
 	for i, child := range idx.Manifests {
-		filled, err := m.fillTarget(ctx, child)
+		filled, err := m.fill(ctx, child)
 		if errdefs.IsNotFound(err) && !m.has(ctx, child) {
 			continue // a platform that was never pulled
 		}

@@ -5,7 +5,7 @@ import (
 	"fmt"
 
 	"github.com/containerd/containerd/v2/client"
-	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -14,29 +14,43 @@ import (
 )
 
 // Pull fetches one platform of the image with the full name name (this machine's when p is nil),
-// records it, and unpacks it. Platforms of the same index that are here already stay.
-func (m *Mover) Pull(ctx context.Context, name string, p *ocispec.Platform, c Credentials, told Progress) (images.Image, error) {
+// records it, and unpacks it. Platforms of the same index that are here already stay. It returns what the
+// registry has, and whether it is another image than the name had here.
+func (m *Mover) Pull(
+	ctx context.Context, name string, p *ocispec.Platform, c Credentials, told Progress,
+) (target ocispec.Descriptor, newer bool, err error) {
 	ctx = cache.WithNamespace(ctx)
 	match := platforms.Default()
 	if p != nil {
 		match = platforms.OnlyStrict(*p)
 	}
-	// The lease keeps the blobs until the image is recorded and unpacked.
+	// The lease keeps the blobs until the image is recorded and unpacked, and the image whose name it gets.
 	ctx, done, err := m.Store.Client.WithLease(ctx)
 	if err != nil {
-		return images.Image{}, err
+		return target, false, err
 	}
 	defer done(context.WithoutCancel(ctx))
+	old, err := m.Store.Client.ImageService().Get(ctx, name)
+	if err == nil {
+		err = m.pin(ctx, old.Target)
+	}
+	if err != nil && !errdefs.IsNotFound(err) {
+		return target, false, err
+	}
 	img, err := m.Store.Client.Fetch(ctx, name,
 		client.WithResolver(m.resolver(c)),
 		client.WithPlatformMatcher(match),
 		client.WithImageHandler(watch(told, "Pulling fs layer")),
 	)
 	if err != nil {
-		return images.Image{}, fmt.Errorf("pulling %s: %w", name, trust.Explain(hostOf(name), err))
+		return target, false, fmt.Errorf("pulling %s: %w", name, trust.Explain(hostOf(name), err))
 	}
-	if _, err := m.Store.Open(ctx, name, p); err != nil {
-		return images.Image{}, err
+	if err := m.Store.Pulled(ctx, old, img); err != nil {
+		return target, false, err
 	}
-	return img, nil
+	now, err := m.Store.Open(ctx, name, p)
+	if err != nil {
+		return target, false, err
+	}
+	return img.Target, now.Target.Digest != old.Target.Digest, nil
 }

@@ -3,6 +3,7 @@ package transfer
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/images"
@@ -15,11 +16,12 @@ import (
 	"github.com/gantry-build/gantry/cache"
 	"github.com/gantry-build/gantry/exporter/attest"
 	"github.com/gantry-build/gantry/exporter/trust"
+	"github.com/gantry-build/gantry/internal/fault"
 )
 
 // Push uploads the local image name, all its platforms or only p, and returns what the tag now
-// points to in the registry. Layers without bytes are compressed first, and the local record is
-// changed to what is pushed, so that a digest means one thing in both places.
+// points to in the registry. Layers without bytes are compressed first, which gives the image another digest
+// there; here it keeps its own, and is found by both.
 func (m *Mover) Push(ctx context.Context, name string, p *ocispec.Platform, c Credentials, told Progress) (ocispec.Descriptor, error) {
 	ctx = cache.WithNamespace(ctx)
 	record, err := m.Store.Lookup(ctx, name)
@@ -40,7 +42,7 @@ func (m *Mover) Push(ctx context.Context, name string, p *ocispec.Platform, c Cr
 			return ocispec.Descriptor{}, err
 		}
 	}
-	if target, err = m.fill(ctx, record, target); err != nil {
+	if target, err = m.fill(ctx, target); err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("preparing %s: %w", name, err)
 	}
 	if err := m.complete(ctx, name, target); err != nil {
@@ -56,7 +58,7 @@ func (m *Mover) Push(ctx context.Context, name string, p *ocispec.Platform, c Cr
 	if err := m.pushAttestations(ctx, name, target, c); err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("pushing the attestations of %s: %w", name, trust.Explain(hostOf(name), err))
 	}
-	return target, nil
+	return target, m.Store.InRegistry(ctx, name, target.Digest)
 }
 
 // pushAttestations uploads what refers to the image's manifests.
@@ -90,18 +92,30 @@ func (m *Mover) pin(ctx context.Context, target ocispec.Descriptor) error {
 		leases.Resource{ID: target.Digest.String(), Type: "content"})
 }
 
+// Has tells by its error whether there is a local image of that name for each of the platforms.
+func (m *Mover) Has(ctx context.Context, name string, ps []ocispec.Platform) error {
+	record, err := m.Store.Lookup(ctx, name)
+	for i := 0; err == nil && i < len(ps); i++ {
+		_, err = m.only(ctx, record, ps[i])
+	}
+	return err
+}
+
 // only returns the manifest of one platform.
 func (m *Mover) only(ctx context.Context, record images.Image, p ocispec.Platform) (ocispec.Descriptor, error) {
 	all, err := m.Store.Manifests(ctx, record)
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
+	var have []string
 	for _, img := range all {
 		if platforms.OnlyStrict(p).Match(img.Platform) {
 			return img.Manifest, nil
 		}
+		have = append(have, platforms.Format(img.Platform))
 	}
-	return ocispec.Descriptor{}, fmt.Errorf("%s has no platform %s here: %w", record.Name, platforms.Format(p), errdefs.ErrNotFound)
+	return ocispec.Descriptor{}, fault.NotFound("image %s has no platform %s here, only %s",
+		record.Name, platforms.Format(p), strings.Join(have, ", "))
 }
 
 // complete refuses to push an index some of whose platforms were never pulled.

@@ -1,5 +1,5 @@
 // Package transfer moves images between the store and registries. A layer that has never been
-// wanted as bytes is made when it is pushed, and the image's record then says what was pushed.
+// wanted as bytes is made when it is pushed or saved; the image then has a second digest, by which it is known there.
 package transfer
 
 import (
