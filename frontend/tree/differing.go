@@ -15,7 +15,8 @@ import (
 )
 
 // Differing lists the files of fresh that are not, or not the same, below old, and those that are only
-// there, as "path", "path (new)" and "path (gone)", sorted. Directories and time stamps don't count.
+// there, as "path", "path (new)" and "path (gone)", sorted. Directories and time stamps don't count: files of one
+// size are read.
 func Differing(ctx context.Context, fresh fsutil.FS, old string) (files []string, err error) {
 	seen := map[string]bool{}
 	err = fresh.Walk(ctx, "", func(path string, e gofs.DirEntry, err error) error {
@@ -75,9 +76,6 @@ func sameFile(fresh fsutil.FS, path string, is gofs.FileInfo, oldPath string, wa
 	}
 	if is.Size() != was.Size() {
 		return false, nil
-	}
-	if is.ModTime().Equal(was.ModTime()) {
-		return true, nil
 	}
 	a, err := fresh.Open(path)
 	if err != nil {
