@@ -179,6 +179,11 @@ func TestNamesThatAreNotText(t *testing.T) {
 			t.Errorf("%q, %v", got, err)
 		}
 	})
+	write(t, d, map[string]string{"a/before": ""})
+	_, err := b.client.Solve(t.Context(), nil, request{dir: d, tag: "two", remote: true}.solveOpt(t), nil)
+	if err == nil || !strings.Contains(err.Error(), `after "a/before" in directory "a"`) || !strings.Contains(err.Error(), "UTF-8") {
+		t.Errorf("%v", err)
+	}
 }
 
 // What can't be read is an error that names it, and not an empty file; a socket has nothing to be read.

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
+	"path/filepath"
+	"strings"
 	"time"
 	"unicode"
 
@@ -149,9 +151,23 @@ func (i *instance) receive(ctx context.Context, c session.Caller, t *transfer, o
 		return err
 	}
 	if err := t.receive(stream.Context(), stream, opt); err != nil {
-		return err
+		return unsendable(err, t.last)
 	}
 	return stream.CloseSend()
+}
+
+// unsendable explains that a client could not send a name: in its protocol names are UTF-8. The client does not say
+// which one, so the last that it could send has to tell where it is: files come in the order of their names.
+func unsendable(err error, last string) error {
+	if !strings.Contains(err.Error(), "invalid UTF-8") {
+		return err
+	}
+	where := "the first file of the directory"
+	if last != "" {
+		where = fmt.Sprintf("the next file after %q in directory %q, or below it", last, filepath.Dir(last))
+	}
+	return fmt.Errorf("%s has a name, or a link's target, that is not UTF-8, and this client can't send it; "+
+		"rename it, list it in .dockerignore, or build with gantry on the daemon's machine: %w", where, err)
 }
 
 // headers encodes a request's patterns as BuildKit's clients decode them (filesync.go, encodeOpts).

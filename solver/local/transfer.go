@@ -41,6 +41,7 @@ type transfer struct {
 	now    map[string]tree.Stamp
 	forced map[string]int64 // mtimes of files whose content was asked for
 	dirs   map[string]directory
+	last   string          // the path that came last
 	links  map[string]bool // files that were forced, by name: what is linked to them is, too
 
 	mu     sync.Mutex
@@ -114,6 +115,7 @@ func (w watched) RecvMsg(m any) error {
 // look sees what the receiver would not.
 func (t *transfer) look(st *types.Stat) {
 	path := filepath.FromSlash(st.Path)
+	t.last = path
 	mode := os.FileMode(st.Mode)
 	stamp, stamped := tree.TakeStamp(st)
 	if mode.IsDir() {
