@@ -257,7 +257,8 @@ func TestRemove(t *testing.T) {
 				}
 				return nil
 			}
-			name := strings.NewReplacer("ID", target.Digest.Encoded()[:12], "DIGEST", target.Digest.String(), "PUSHED", pushed.Digest.String()).
+			name := strings.NewReplacer("ID", target.Digest.Encoded()[:12], "DIGEST", target.Digest.String(), "PUSHED",
+				pushed.Digest.String()).
 				Replace(c.what)
 			url := "/images/x?force=" + fmt.Sprint(c.force)
 			err := s.remove(httptest.NewRecorder(), httptest.NewRequestWithContext(t.Context(), "DELETE", url, nil), name)

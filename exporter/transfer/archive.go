@@ -31,7 +31,12 @@ func (m *Mover) Load(ctx context.Context, r io.Reader, only []ocispec.Platform) 
 	if err != nil {
 		return nil, err
 	}
-	defer done(context.WithoutCancel(ctx))
+	defer func() {
+		_ = done(context.WithoutCancel(ctx))
+		if len(only) > 0 { // the rest of the archive is not to be taken for loaded
+			_, _ = m.Store.DB.GarbageCollect(context.WithoutCancel(ctx))
+		}
+	}()
 	plain, err := compressed.Open(r)
 	if err != nil {
 		return nil, fmt.Errorf("reading the archive: %w", err)

@@ -296,7 +296,8 @@ func TestLoadForOnePlatform(t *testing.T) {
 	if err := to.Save(t.Context(), []string{"app:1"}, nil, &archive); err != nil {
 		t.Fatal(err)
 	}
-	if _, docker, _ := layout(t, archive.Bytes()); len(docker) != 1 || docker[0].Config != "blobs/sha256/"+here[0].ConfigDesc.Digest.Encoded() {
+	if _, docker, _ := layout(t, archive.Bytes()); len(docker) != 1 ||
+		docker[0].Config != "blobs/sha256/"+here[0].ConfigDesc.Digest.Encoded() {
 		t.Errorf("%+v", docker)
 	}
 	if err := to.Save(t.Context(), []string{"app:1", "more:1"}, nil, io.Discard); err != nil {

@@ -57,7 +57,8 @@ func measured(t *testing.T, attested bool) (context.Context, *Mover, images.Imag
 		must(err)
 		return d
 	}
-	config := write(ocispec.MediaTypeImageConfig, ocispec.Image{Platform: platforms.DefaultSpec(), RootFS: ocispec.RootFS{DiffIDs: []digest.Digest{layer.DiffID(l)}}})
+	config := write(ocispec.MediaTypeImageConfig,
+		ocispec.Image{Platform: platforms.DefaultSpec(), RootFS: ocispec.RootFS{DiffIDs: []digest.Digest{layer.DiffID(l)}}})
 	m := write(ocispec.MediaTypeImageManifest, ocispec.Manifest{Config: config, Layers: []ocispec.Descriptor{l}}, config)
 	idx := ocispec.Index{Manifests: []ocispec.Descriptor{m}}
 	if attested {
