@@ -62,4 +62,11 @@ func eachRef(res *gateway.Result, f func(gateway.Reference) gateway.Reference) {
 			res.Refs[k] = f(r)
 		}
 	}
+	for _, all := range res.Attestations {
+		for i, a := range all {
+			if a.Ref != nil {
+				all[i].Ref = f(a.Ref)
+			}
+		}
+	}
 }

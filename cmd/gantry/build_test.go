@@ -225,9 +225,10 @@ func TestBuildFromBuilt(t *testing.T) {
 		t.Errorf("it says %q", out)
 	}
 	out := g.run("push", ref)
-	pushed := g.run("image", "inspect", "--format", "{{.ID}}", ref)
-	if !strings.Contains(out, pushed) || pushed == local {
-		t.Errorf("push of %s says %s; local is now %s", local, out, pushed)
+	_, pushed, _ := strings.Cut(g.run("image", "inspect", "--format", "{{index .RepoDigests 0}}", ref), "@")
+	if id := g.run("image", "inspect", "--format", "{{.ID}}", ref); !strings.Contains(out, "digest: "+pushed+" ") || pushed == local ||
+		id != local {
+		t.Errorf("push of %s says %s; inspect says %s, and %s in the registry", local, out, id, pushed)
 	}
 	again := g.run("build", "-q", "--platform", both, "-t", ref, "--push", ctx)
 	if again != pushed {
