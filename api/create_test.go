@@ -93,13 +93,11 @@ func TestNothingIsSilent(t *testing.T) {
 	gpus := []container.DeviceRequest{{Count: -1}}
 	mounted := func(m mount.Mount) container.HostConfig { return container.HostConfig{Mounts: []mount.Mount{m}} }
 	subpath := &mount.ImageOptions{Subpath: "x"}
-	driver := &mount.VolumeOptions{DriverConfig: &mount.Driver{Options: map[string]string{"a": "b"}}}
 	for text, h := range map[string]container.HostConfig{
-		"HostConfig.Init is not supported (--init)":                             {Init: ptr(true)},
-		"HostConfig.Links is not supported":                                     {Links: []string{"a"}},
-		"HostConfig.DeviceRequests is not supported (--gpus)":                   {Resources: container.Resources{DeviceRequests: gpus}},
-		"HostConfig.Mounts.ImageOptions is not supported":                       mounted(mount.Mount{ImageOptions: subpath}),
-		"HostConfig.Mounts.VolumeOptions.DriverConfig.Options is not supported": mounted(mount.Mount{VolumeOptions: driver}),
+		"HostConfig.Init is not supported (--init)":           {Init: ptr(true)},
+		"HostConfig.Links is not supported":                   {Links: []string{"a"}},
+		"HostConfig.DeviceRequests is not supported (--gpus)": {Resources: container.Resources{DeviceRequests: gpus}},
+		"HostConfig.Mounts.ImageOptions is not supported":     mounted(mount.Mount{ImageOptions: subpath}),
 	} {
 		_, err := createRequest(container.CreateRequest{Config: &container.Config{Image: "i"}, HostConfig: &h})
 		if !errdefs.IsInvalidArgument(err) || !strings.HasPrefix(err.Error(), strings.TrimSuffix(text, " is not supported")) {

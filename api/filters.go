@@ -67,3 +67,15 @@ func (f filters) only(known ...string) error {
 	}
 	return nil
 }
+
+// boolean is the one value of a term that is true or false; nil when it is not there.
+func (f filters) boolean(term string) (*bool, error) {
+	if !f.any(term) {
+		return nil, nil
+	}
+	yes, no := f.has(term, "1") || f.has(term, "true"), f.has(term, "0") || f.has(term, "false")
+	if len(f[term]) != 1 || yes == no {
+		return nil, fault.Invalid("invalid filter '%s=%s'", term, strings.Join(f.values(term), ","))
+	}
+	return &yes, nil
+}

@@ -19,6 +19,8 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/mount"
 	"github.com/moby/moby/client"
+
+	"github.com/gantry-build/gantry/runner/volume"
 )
 
 // spawn runs a daemon as a process of its own and waits until it is ready.
@@ -172,7 +174,7 @@ func TestBadContainer(t *testing.T) {
 func TestSubpath(t *testing.T) {
 	d, c := run(t)
 	ctx := t.Context()
-	vol, err := d.runner.CreateVolume("shared", nil)
+	vol, err := d.runner.CreateVolume(volume.Volume{Name: "shared"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -58,6 +58,7 @@ func New(o Options) http.Handler {
 	registerSystem(r, o)
 	registerEvents(r, o.Runner)
 	registerContainers(r, o.Runner)
+	registerVolumes(r, o.Runner)
 	registerAttach(r, o.Runner)
 	registerExec(r, o.Runner)
 	for _, register := range o.Extra {

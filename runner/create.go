@@ -160,8 +160,18 @@ func (m *Manager) make(ctx context.Context, rec *Record, img *cache.Image) (err 
 	if rec.Mounts, err = m.volumes.Resolve(rec.Config, rec.HostConfig, m.mountsOf); err != nil {
 		return err
 	}
+	for _, p := range rec.Mounts {
+		if p.IsNew {
+			m.emitVolume("create", p.Name)
+		}
+	}
+	if err := m.useVolumes(*rec); err != nil { // to be filled
+		return err
+	}
 	rootfs := func(f func(root string) error) error { return m.withRootfs(ctx, rec.ID, f) }
-	if err := volume.Fill(rec.Mounts, rootfs); err != nil {
+	err = volume.Fill(rec.Mounts, rootfs)
+	m.disuseVolumes(*rec) // before anyone can start it
+	if err != nil {
 		return err
 	}
 	name, opts := m.runtime()

@@ -59,6 +59,7 @@ func (m *Manager) ended(c *container, r *run, code int, at time.Time) {
 	}
 	c.streams.End()
 	m.emit(rec, "die", "exitCode", strconv.Itoa(code), "execDuration", strconv.Itoa(int(max(lived, 0).Seconds())))
+	m.emitMounts(rec, "unmount")
 	close(end.done)
 	switch {
 	case again:
@@ -89,6 +90,7 @@ func (m *Manager) free(ctx context.Context, c *container, r *run) {
 			m.log.Warn("closing a container's pipes", "container", c.id, "error", err)
 		}
 	}
+	m.disuseVolumes(c.record())
 	if err := m.detach(ctx, c.record()); err != nil {
 		m.log.Warn("detaching a container's network", "container", c.id, "error", err)
 	}

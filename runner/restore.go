@@ -57,11 +57,27 @@ func (m *Manager) restore(ctx context.Context) error {
 	}
 	m.sweepPipes()
 	m.subpaths().Sweep()
+	m.restoreVolumes(results)
 	for _, f := range results {
 		m.takeUp(f)
 	}
 	m.watchOOM()
 	return nil
+}
+
+// restoreVolumes keeps mounted what the living containers use, and unmounts the rest.
+func (m *Manager) restoreVolumes(all []found) {
+	for _, f := range all {
+		if f.run == nil && f.lost == nil {
+			continue
+		}
+		if err := m.useVolumes(f.c.record()); err != nil {
+			m.log.Warn("a container's volume can't be mounted any more", "container", f.c.id, "error", err)
+		}
+	}
+	if err := m.volumes.Sweep(); err != nil {
+		m.log.Warn("unmounting volumes that no container uses", "error", err)
+	}
 }
 
 // load reads the records. A directory without one is half a create or half a removal, and goes, once

@@ -218,11 +218,11 @@ func TestEvents(t *testing.T) {
 
 func TestVolumes(t *testing.T) {
 	m := manager(t)
-	v, err := m.CreateVolume("data", map[string]string{"a": "b"})
+	v, err := m.CreateVolume(volume.Volume{Name: "data", Labels: map[string]string{"a": "b"}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if again, err := m.CreateVolume("data", nil); err != nil || !again.Created.Equal(v.Created) || again.Labels["a"] != "b" {
+	if again, err := m.CreateVolume(volume.Volume{Name: "data"}); err != nil || !again.Created.Equal(v.Created) || again.Labels["a"] != "b" {
 		t.Errorf("%+v %v", again, err)
 	}
 	m.with(t, Record{ID: "aa", Name: "user", Mounts: []volume.MountPoint{{Type: "volume", Name: "data"}}})

@@ -75,6 +75,7 @@ func (m *Manager) startRun(ctx context.Context, c *container) error {
 		m.log.Error("writing the record of a started container", "container", c.id, "error", err)
 	}
 	r.io.Started(r.task)
+	m.emitMounts(rec, "mount")
 	m.emit(rec, "start")
 	m.background(func() { m.watch(c, r, exit) })
 	m.startHealth(c, r)
@@ -118,6 +119,14 @@ func (m *Manager) launch(ctx context.Context, c *container) (_ *run, ep *network
 	if err := dropTask(ctx, cont); err != nil {
 		return nil, nil, nil, err
 	}
+	if err := m.useVolumes(rec); err != nil {
+		return nil, nil, nil, err
+	}
+	defer func() {
+		if err != nil {
+			m.disuseVolumes(rec)
+		}
+	}()
 	mounts, release, err := m.subpaths().Mounts(c.id, rec.Mounts)
 	defer release()
 	if err != nil {

@@ -2,6 +2,7 @@ package runner
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/moby/moby/client/pkg/stringid"
@@ -10,13 +11,17 @@ import (
 	"github.com/gantry-build/gantry/runner/volume"
 )
 
-// CreateVolume returns the volume of that name, making it when it is not there. An empty name makes
+// CreateVolume returns the volume of that name, making it as want says when it is not there. An empty name makes
 // an anonymous one.
-func (m *Manager) CreateVolume(name string, labels map[string]string) (volume.Volume, error) {
-	if name == "" {
-		return m.volumes.Ensure(volume.Volume{Name: stringid.GenerateRandomID(), Labels: labels, Anonymous: true})
+func (m *Manager) CreateVolume(want volume.Volume) (volume.Volume, error) {
+	if want.Name == "" {
+		want.Name, want.Anonymous = stringid.GenerateRandomID(), true
 	}
-	return m.volumes.Ensure(volume.Volume{Name: name, Labels: labels})
+	v, isNew, err := m.volumes.Ensure(want)
+	if isNew && err == nil {
+		m.emitVolume("create", v.Name)
+	}
+	return v, err
 }
 
 // Volume returns one volume; errdefs.ErrNotFound without it.
@@ -30,14 +35,22 @@ func (m *Manager) RemoveVolume(name string) error {
 	if _, err := m.volumes.Get(name); err != nil {
 		return err
 	}
-	if users := m.volumeUsers(name); len(users) > 0 {
+	if users := m.VolumeUsers(name); len(users) > 0 {
 		return fault.Conflict("remove %s: volume is in use - [%s]", name, strings.Join(users, ", "))
 	}
-	return m.volumes.Remove(name)
+	return m.removeVolume(name)
 }
 
-func (m *Manager) volumeUsers(name string) []string {
-	var users []string
+func (m *Manager) removeVolume(name string) error {
+	if err := m.volumes.Remove(name); err != nil {
+		return err
+	}
+	m.emitVolume("destroy", name)
+	return nil
+}
+
+// VolumeUsers names the containers that refer to a volume, running or not.
+func (m *Manager) VolumeUsers(name string) (users []string) {
 	for _, r := range m.List() {
 		if slices.ContainsFunc(r.Mounts, func(p volume.MountPoint) bool { return p.Name == name }) {
 			users = append(users, r.ID)
@@ -52,13 +65,62 @@ func (m *Manager) dropVolumes(rec Record) {
 		if !p.Anonymous {
 			continue
 		}
-		if users := m.volumeUsers(p.Name); len(users) > 0 && !slices.Equal(users, []string{rec.ID}) {
+		if users := m.VolumeUsers(p.Name); len(users) > 0 && !slices.Equal(users, []string{rec.ID}) {
 			continue
 		}
-		if err := m.volumes.Remove(p.Name); err != nil {
+		if err := m.removeVolume(p.Name); err != nil {
 			m.log.Warn("removing an anonymous volume", "volume", p.Name, "error", err)
 		}
 	}
+}
+
+// useVolumes mounts what a container's volumes are, for a run of it. After an error none is used.
+func (m *Manager) useVolumes(rec Record) error {
+	for _, p := range rec.Mounts {
+		if p.Type != "volume" {
+			continue
+		}
+		if err := m.volumes.Use(p.Name, rec.ID); err != nil {
+			m.disuseVolumes(rec)
+			return err
+		}
+	}
+	return nil
+}
+
+// disuseVolumes is the reverse of useVolumes; a second time it does nothing.
+func (m *Manager) disuseVolumes(rec Record) {
+	for _, p := range rec.Mounts {
+		if p.Type != "volume" {
+			continue
+		}
+		if err := m.volumes.Disuse(p.Name, rec.ID); err != nil {
+			m.log.Warn("unmounting a volume", "volume", p.Name, "error", err)
+		}
+	}
+}
+
+// emitMounts tells that a container's volumes are mounted or unmounted.
+func (m *Manager) emitMounts(rec Record, action string) {
+	for _, p := range rec.Mounts {
+		if p.Type != "volume" {
+			continue
+		}
+		attrs := []string{"container", rec.ID}
+		if action == "mount" {
+			attrs = append(attrs, "destination", p.Destination, "read/write", strconv.FormatBool(p.RW), "propagation", p.Propagation)
+		}
+		m.emitVolume(action, p.Name, attrs...)
+	}
+}
+
+// emitVolume publishes an event of a volume, with Docker's attributes.
+func (m *Manager) emitVolume(action, name string, extra ...string) {
+	attrs := map[string]string{"driver": volume.Driver}
+	for i := 0; i+1 < len(extra); i += 2 {
+		attrs[extra[i]] = extra[i+1]
+	}
+	m.Publish(Event{Type: "volume", Action: action, ID: name, Attributes: attrs})
 }
 
 // mountsOf are the mounts of another container.

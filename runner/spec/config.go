@@ -174,9 +174,10 @@ type VolumeOptions struct {
 	DriverConfig *Driver           `json:",omitempty"`
 }
 
-// Driver names a volume driver; only "local" without options exists.
+// Driver names a volume driver, of which there is "local", and its options.
 type Driver struct {
-	Name string `json:",omitempty"`
+	Name    string            `json:",omitempty"`
+	Options map[string]string `json:",omitempty"`
 }
 
 // TmpfsOptions refine a tmpfs mount.

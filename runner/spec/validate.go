@@ -55,7 +55,6 @@ func checkModes(_ Config, h HostConfig) error {
 		{"cgroup namespace mode", h.CgroupnsMode, []string{"", "private", "host"}},
 		{"runtime", h.Runtime, []string{"", "runc", "io.containerd.runc.v2"}},
 		{"isolation", h.Isolation, []string{"", "default"}},
-		{"volume driver", h.VolumeDriver, []string{"", "local"}},
 	} {
 		if err := oneOf(c.option, c.value, c.known...); err != nil {
 			return err

@@ -43,13 +43,17 @@ func (s *Store) volumeMount(r spec.MountRequest) (p MountPoint, err error) {
 	if r.VolumeOptions != nil {
 		o = *r.VolumeOptions
 	}
-	if o.DriverConfig != nil && o.DriverConfig.Name != "" && o.DriverConfig.Name != "local" {
-		return p, fault.Invalid("volume driver %q is not supported: use local", o.DriverConfig.Name)
+	var driver spec.Driver
+	if o.DriverConfig != nil {
+		driver = *o.DriverConfig
+	}
+	if err := CheckDriver(driver.Name); err != nil {
+		return p, fault.Invalid("create %s: %v", r.Source, err) // not a 404: docker run would pull the image
 	}
 	if o.Subpath != "" && !filepath.IsLocal(o.Subpath) {
 		return p, fault.Invalid("volume subpath %q leaves the volume", o.Subpath)
 	}
-	vol := Volume{Name: r.Source, Labels: o.Labels}
+	vol := Volume{Name: r.Source, Labels: o.Labels, Options: driver.Options}
 	if vol.Name == "" {
 		vol.Name, vol.Anonymous = stringid.GenerateRandomID(), true
 	}
@@ -72,12 +76,12 @@ func (s *Store) volumeMount(r spec.MountRequest) (p MountPoint, err error) {
 
 // volume makes a volume and mounts it.
 func (s *Store) volume(v Volume, dst string, rw bool) (MountPoint, error) {
-	v, err := s.Ensure(v)
+	v, isNew, err := s.Ensure(v)
 	if err != nil {
 		return MountPoint{}, err
 	}
 	p := bindPoint(v.Path, dst, rw)
-	p.Type, p.Name, p.Anonymous = "volume", v.Name, v.Anonymous
+	p.Type, p.Name, p.Anonymous, p.IsNew = "volume", v.Name, v.Anonymous, isNew
 	return p, nil
 }
 

@@ -19,6 +19,9 @@ import (
 // precedence, and makes the volumes that they name. mountsOf gives another container's mounts. What was
 // resolved before an error is returned with it.
 func (s *Store) Resolve(c spec.Config, h spec.HostConfig, mountsOf func(ref string) ([]MountPoint, error)) ([]MountPoint, error) {
+	if err := CheckDriver(h.VolumeDriver); err != nil {
+		return nil, fault.Invalid("%v", err) // not a 404: docker run would pull the image
+	}
 	var points []MountPoint
 	for _, b := range h.Binds {
 		p, err := s.bind(b)

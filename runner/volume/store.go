@@ -20,10 +20,12 @@ import (
 	"github.com/gantry-build/gantry/runner/spec"
 )
 
-// Volume is a directory that outlives containers: <root>/volumes/<name>/_data.
+// Volume is a directory that outlives containers: <root>/volumes/<name>/_data. With options, it is what they say,
+// and mounted there while a container runs that uses it.
 type Volume struct {
 	Name      string
 	Labels    map[string]string `json:",omitempty"`
+	Options   map[string]string `json:",omitempty"` // of the driver: type, device, o
 	Created   time.Time
 	Anonymous bool   `json:",omitempty"`
 	Path      string `json:"-"` // the data
@@ -40,44 +42,54 @@ type MountPoint struct {
 	Propagation string     `json:",omitempty"`
 	Subpath     string     `json:",omitempty"` // of the volume, looked up at each start
 	Anonymous   bool       `json:",omitempty"` // the volume belongs to the container
+	IsNew       bool       `json:"-"`          // the volume was made for this
 	Mount       spec.Mount // for the runtime
 }
 
 // Store is the volumes of one data root. It is safe for concurrent use.
 type Store struct {
-	dir string
-	mu  sync.Mutex
+	dir   string
+	mu    sync.Mutex                 // held by whoever changes what is on the disk
+	users map[string]map[string]bool // of volumes that are mounted, by name; guarded by mu
 }
 
 // Open returns the volumes below dir, which is made private.
-func Open(dir string) (*Store, error) { return &Store{dir: dir}, state.Private(dir) }
+func Open(dir string) (*Store, error) {
+	return &Store{dir: dir, users: map[string]map[string]bool{}}, state.Private(dir)
+}
 
-// Ensure returns the volume, making it when it is not there. A name that no volume can have is an
-// errdefs.ErrInvalidArgument.
-func (s *Store) Ensure(want Volume) (Volume, error) {
+// Ensure returns the volume, making it when it is not there, and whether it has made it. A name or options that no
+// volume can have are an errdefs.ErrInvalidArgument.
+func (s *Store) Ensure(want Volume) (_ Volume, isNew bool, err error) {
+	if len(want.Name) == 1 {
+		return want, false, fault.Invalid("volume name is too short, names should be at least two alphanumeric characters")
+	}
 	if !spec.ValidName(want.Name) {
-		return want, fault.Invalid("%q includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are "+
+		return want, false, fault.Invalid("%q includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are "+
 			"allowed. "+
 			"If you intended to pass a host directory, use absolute path", want.Name)
+	}
+	if err := checkOptions(want.Options); err != nil {
+		return want, false, fmt.Errorf("create %s: %w", want.Name, err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if have, err := s.read(want.Name); err == nil || !errors.Is(err, os.ErrNotExist) {
-		return have, err
+		return have, false, err
 	}
 	want.Created = time.Now().UTC()
-	want.Path = filepath.Join(s.dir, want.Name, "_data")
+	want.Path = s.data(want.Name)
 	if err := os.MkdirAll(want.Path, 0o755); err != nil {
-		return want, fmt.Errorf("volume %s: %w", want.Name, err)
+		return want, false, fmt.Errorf("volume %s: %w", want.Name, err)
 	}
 	data, err := json.Marshal(want)
 	if err == nil {
 		err = state.Write(filepath.Join(s.dir, want.Name, "volume.json"), data, 0o600)
 	}
 	if err != nil {
-		return want, fmt.Errorf("volume %s: %w", want.Name, err)
+		return want, false, fmt.Errorf("volume %s: %w", want.Name, err)
 	}
-	return want, nil
+	return want, true, nil
 }
 
 func (s *Store) read(name string) (Volume, error) {
@@ -89,14 +101,20 @@ func (s *Store) read(name string) (Volume, error) {
 	if err := json.Unmarshal(data, &vol); err != nil {
 		return vol, fmt.Errorf("volume %s: %w", name, err)
 	}
-	vol.Path = filepath.Join(s.dir, name, "_data")
+	vol.Path = s.data(name)
 	return vol, nil
 }
+
+func (s *Store) data(name string) string { return filepath.Join(s.dir, name, "_data") }
 
 // Remove deletes a volume and its data. The caller has seen that nothing refers to it.
 func (s *Store) Remove(name string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	// What is mounted is never deleted.
+	if err := s.unmount(name); err != nil {
+		return err
+	}
 	return os.RemoveAll(filepath.Join(s.dir, name))
 }
 

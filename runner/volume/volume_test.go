@@ -138,15 +138,15 @@ func TestFill(t *testing.T) {
 
 func TestStore(t *testing.T) {
 	s := store(t)
-	v, err := s.Ensure(Volume{Name: "data", Labels: map[string]string{"a": "b"}})
+	v, _, err := s.Ensure(Volume{Name: "data", Labels: map[string]string{"a": "b"}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	again, err := s.Ensure(Volume{Name: "data"})
-	if err != nil || !again.Created.Equal(v.Created) || again.Labels["a"] != "b" || again.Path != v.Path {
+	again, isNew, err := s.Ensure(Volume{Name: "data"})
+	if err != nil || !again.Created.Equal(v.Created) || again.Labels["a"] != "b" || again.Path != v.Path || isNew {
 		t.Errorf("%+v, %v", again, err)
 	}
-	if _, err := s.Ensure(Volume{Name: "a/b"}); !errdefs.IsInvalidArgument(err) {
+	if _, _, err := s.Ensure(Volume{Name: "a/b"}); !errdefs.IsInvalidArgument(err) {
 		t.Errorf("%v", err)
 	}
 	if list, err := s.List(); err != nil || len(list) != 1 || list[0].Name != "data" {
