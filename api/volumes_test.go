@@ -12,6 +12,8 @@ import (
 	types "github.com/moby/moby/api/types/volume"
 	"github.com/moby/moby/client"
 	"github.com/moby/sys/mountinfo"
+
+	"github.com/gantry-build/gantry/cache"
 )
 
 func volumeNames(t *testing.T, c *client.Client, filters client.Filters) string {
@@ -155,5 +157,44 @@ func TestMountedVolume(t *testing.T) {
 	}}, nil)
 	if err == nil || !strings.Contains(err.Error(), "failed to mount local volume: mount none:") || !strings.Contains(err.Error(), "no such device") {
 		t.Errorf("%v", err)
+	}
+}
+
+// An image's files are there to be read, and go with the container.
+func TestMountedImage(t *testing.T) {
+	d, c := run(t)
+	image := func(ref string) container.HostConfig {
+		return container.HostConfig{Mounts: []mount.Mount{{Type: mount.TypeImage, Source: ref, Target: "/img"}}}
+	}
+	id, r := mustRun(t, c, container.Config{Cmd: []string{"file", "/img/guest"}}, image("guest"), nil)
+	if !strings.HasPrefix(r.out, "\x7fELF") {
+		t.Errorf("%q", r.err)
+	}
+	if _, r := mustRun(t, c, container.Config{Cmd: []string{"write", "/img/x", "y"}}, image("guest"), nil); r.code != 1 ||
+		!strings.Contains(r.err, "read-only file system") {
+		t.Errorf("%+v", r)
+	}
+	in, err := c.ContainerInspect(t.Context(), id, client.ContainerInspectOptions{})
+	if err != nil || len(in.Container.Mounts) != 2 || in.Container.Mounts[0].Type != mount.TypeImage || in.Container.Mounts[0].RW {
+		t.Errorf("%+v, %v", in.Container.Mounts, err)
+	}
+	if _, err := d.store.DB.GarbageCollect(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.ContainerStart(t.Context(), id, client.ContainerStartOptions{}); err != nil {
+		t.Error(err)
+	}
+	if _, err := c.ContainerRemove(t.Context(), id, client.ContainerRemoveOptions{Force: true}); err != nil {
+		t.Fatal(err)
+	}
+	sn := d.store.Client.SnapshotService(cache.Snapshotter)
+	if _, err := sn.Stat(cache.WithNamespace(t.Context()), id+"-image-0"); !errdefs.IsNotFound(err) {
+		t.Errorf("left behind: %v", err)
+	}
+	for ref, want := range map[string]string{"none": "No such image: none:latest", "": "must not be empty"} {
+		if _, _, err := runOnce(t, c, container.Config{Cmd: []string{"echo"}}, image(ref), nil); err == nil || !strings.Contains(err.Error(), want) ||
+			errdefs.IsNotFound(err) {
+			t.Errorf("%v, want %s", err, want)
+		}
 	}
 }

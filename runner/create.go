@@ -157,7 +157,8 @@ func (m *Manager) make(ctx context.Context, rec *Record, img *cache.Image) (err 
 	if _, err := m.client.SnapshotService(cache.Snapshotter).Prepare(ctx, rec.ID, img.Snapshot); err != nil {
 		return fmt.Errorf("root file system of %s: %w", rec.Image, err)
 	}
-	if rec.Mounts, err = m.volumes.Resolve(rec.Config, rec.HostConfig, m.mountsOf); err != nil {
+	if rec.Mounts, err = m.volumes.Resolve(rec.Config, rec.HostConfig,
+		volume.Sources{Container: m.mountsOf, Image: m.imageOf(ctx, rec.ID)}); err != nil {
 		return err
 	}
 	for _, p := range rec.Mounts {
@@ -218,6 +219,9 @@ func (m *Manager) unmake(ctx context.Context, rec Record) {
 		err = e
 	}
 	if err != nil && !errdefs.IsNotFound(err) {
+		m.log.Warn("undoing a failed create", "container", rec.ID, "error", err)
+	}
+	if err := m.dropViews(ctx, rec.ID); err != nil {
 		m.log.Warn("undoing a failed create", "container", rec.ID, "error", err)
 	}
 	m.dropVolumes(rec)

@@ -114,7 +114,7 @@ func (m *Manager) removeTask(ctx context.Context, id string) error {
 	if err != nil && !errdefs.IsNotFound(err) {
 		return err
 	}
-	return nil
+	return m.dropViews(ctx, id)
 }
 
 // Rename gives a container another name.

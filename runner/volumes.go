@@ -1,13 +1,20 @@
 package runner
 
 import (
+	"context"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs"
 	"github.com/moby/moby/client/pkg/stringid"
 
+	"github.com/gantry-build/gantry/cache"
 	"github.com/gantry-build/gantry/internal/fault"
+	"github.com/gantry-build/gantry/runner/spec"
 	"github.com/gantry-build/gantry/runner/volume"
 )
 
@@ -52,7 +59,7 @@ func (m *Manager) removeVolume(name string) error {
 // VolumeUsers names the containers that refer to a volume, running or not.
 func (m *Manager) VolumeUsers(name string) (users []string) {
 	for _, r := range m.List() {
-		if slices.ContainsFunc(r.Mounts, func(p volume.MountPoint) bool { return p.Name == name }) {
+		if slices.ContainsFunc(r.Mounts, func(p volume.MountPoint) bool { return p.Type == "volume" && p.Name == name }) {
 			users = append(users, r.ID)
 		}
 	}
@@ -127,4 +134,44 @@ func (m *Manager) emitVolume(action, name string, extra ...string) {
 func (m *Manager) mountsOf(ref string) ([]volume.MountPoint, error) {
 	rec, err := m.Get(ref)
 	return rec.Mounts, err
+}
+
+// imageOf returns how an image becomes a mount of the container id, n-th of those that it has.
+func (m *Manager) imageOf(ctx context.Context, id string) func(ref string) (spec.Mount, error) {
+	n := 0
+	return func(ref string) (spec.Mount, error) {
+		img, err := m.store.Open(ctx, ref, nil)
+		if err != nil {
+			return spec.Mount{}, fault.Invalid("%v", err) // not a 404: docker run would pull the container's image
+		}
+		// Its name ties the view to the container, whose removal takes it away.
+		mounts, err := m.client.SnapshotService(cache.Snapshotter).View(ctx, viewOf(id, n), img.Snapshot,
+			snapshots.WithLabels(map[string]string{"containerd.io/gc.root": time.Now().UTC().Format(time.RFC3339)}))
+		if err != nil {
+			return spec.Mount{}, fmt.Errorf("root file system of image %s: %w", ref, err)
+		}
+		n++
+		if len(mounts) != 1 {
+			return spec.Mount{}, fmt.Errorf("image %s is %d mounts: %w", ref, len(mounts), errdefs.ErrInternal)
+		}
+		if mounts[0].Type == "bind" {
+			return spec.Mount{Type: "bind", Source: mounts[0].Source, ReadOnly: true}, nil
+		}
+		return spec.Mount{Type: mounts[0].Type, Source: mounts[0].Source, Options: mounts[0].Options}, nil
+	}
+}
+
+func viewOf(id string, n int) string { return fmt.Sprintf("%s-image-%d", id, n) }
+
+// dropViews removes what imageOf has made for a container.
+func (m *Manager) dropViews(ctx context.Context, id string) error {
+	for n := 0; ; n++ {
+		err := m.client.SnapshotService(cache.Snapshotter).Remove(ctx, viewOf(id, n))
+		if errdefs.IsNotFound(err) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
 }

@@ -147,7 +147,7 @@ type RestartPolicy struct {
 
 // MountRequest is one --mount.
 type MountRequest struct {
-	Type          string         `json:",omitempty"` // bind, volume, tmpfs
+	Type          string         `json:",omitempty"` // bind, volume, tmpfs, image
 	Source        string         `json:",omitempty"`
 	Target        string         `json:",omitempty"`
 	ReadOnly      bool           `json:",omitempty"`

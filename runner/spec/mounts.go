@@ -14,7 +14,7 @@ import (
 
 // Mount is a mount whose source is known.
 type Mount struct {
-	Type         string // bind or tmpfs
+	Type         string // bind, tmpfs, or overlay, which is an image's and read-only
 	Source       string // a path of the host, for bind
 	Target       string // an absolute path in the container
 	ReadOnly     bool
@@ -22,7 +22,7 @@ type Mount struct {
 	Propagation  string   // rprivate when empty
 	ReadOnlyTop  bool     // read-only, but not what is mounted below the source
 	ForceRO      bool     // fail unless read-only all the way down
-	Options      []string // for tmpfs
+	Options      []string // for tmpfs and overlay
 }
 
 // mounts returns the container's mounts, outer before inner, and the root's propagation.
@@ -88,6 +88,10 @@ func widest(have, want string) string {
 
 func (m Mount) oci(recursiveRO bool) specs.Mount {
 	o := specs.Mount{Type: m.Type, Source: m.Source, Destination: path.Clean(m.Target)}
+	if m.Type == "overlay" {
+		o.Options = append(slices.Clone(m.Options), "ro")
+		return o
+	}
 	if m.Type == "tmpfs" {
 		o.Source = "tmpfs"
 		o.Options = append([]string{"noexec", "nosuid", "nodev"}, m.Options...)

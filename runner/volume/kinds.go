@@ -97,13 +97,13 @@ func volumesFrom(from string, mountsOf func(ref string) ([]MountPoint, error)) (
 	}
 	var points []MountPoint
 	for _, p := range others {
-		if p.Type == "tmpfs" {
+		if p.Type == "tmpfs" || p.Type == "image" {
 			continue
 		}
 		if mode == "ro" {
 			p.RW, p.Mount.ReadOnly = false, true
 		}
-		p.Anonymous = false // it belongs to the other one
+		p.Anonymous, p.IsNew = false, false // it belongs to the other one
 		points = append(points, p)
 	}
 	return points, nil
@@ -133,4 +133,17 @@ func tmpfsMount(r spec.MountRequest) MountPoint {
 	p := tmpfs(r.Target, strings.Join(options, ","))
 	p.RW, p.Mount.ReadOnly = !r.ReadOnly, r.ReadOnly
 	return p
+}
+
+// imageMount is an image's root file system, read-only, as this machine's containers have it.
+func imageMount(r spec.MountRequest, open func(ref string) (spec.Mount, error)) (p MountPoint, err error) {
+	if r.Source == "" {
+		return p, fault.Invalid("invalid mount config for type \"image\": field Source must not be empty")
+	}
+	m, err := open(r.Source)
+	if err != nil {
+		return p, err
+	}
+	m.Target = r.Target
+	return MountPoint{Type: "image", Source: r.Source, Destination: path.Clean(r.Target), Mount: m}, nil
 }

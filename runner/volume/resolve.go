@@ -15,10 +15,15 @@ import (
 	"github.com/gantry-build/gantry/runner/spec"
 )
 
+// Sources are where mounts come from that are not the store's own.
+type Sources struct {
+	Container func(ref string) ([]MountPoint, error) // the mounts of another container
+	Image     func(ref string) (spec.Mount, error)   // an image's root file system
+}
+
 // Resolve turns -v, --mount, --tmpfs, --volumes-from and the image's VOLUMEs into mounts, in this order of
-// precedence, and makes the volumes that they name. mountsOf gives another container's mounts. What was
-// resolved before an error is returned with it.
-func (s *Store) Resolve(c spec.Config, h spec.HostConfig, mountsOf func(ref string) ([]MountPoint, error)) ([]MountPoint, error) {
+// precedence, and makes the volumes that they name. What was resolved before an error is returned with it.
+func (s *Store) Resolve(c spec.Config, h spec.HostConfig, from Sources) ([]MountPoint, error) {
 	if err := CheckDriver(h.VolumeDriver); err != nil {
 		return nil, fault.Invalid("%v", err) // not a 404: docker run would pull the image
 	}
@@ -31,7 +36,7 @@ func (s *Store) Resolve(c spec.Config, h spec.HostConfig, mountsOf func(ref stri
 		points = append(points, p)
 	}
 	for _, r := range h.Mounts {
-		p, err := s.mount(r)
+		p, err := s.mount(r, from)
 		if err != nil {
 			return points, err
 		}
@@ -46,8 +51,8 @@ func (s *Store) Resolve(c spec.Config, h spec.HostConfig, mountsOf func(ref stri
 	taken := func(dst string) bool {
 		return slices.ContainsFunc(points, func(p MountPoint) bool { return p.Destination == path.Clean(dst) })
 	}
-	for _, from := range h.VolumesFrom {
-		others, err := volumesFrom(from, mountsOf)
+	for _, ref := range h.VolumesFrom {
+		others, err := volumesFrom(ref, from.Container)
 		if err != nil {
 			return points, err
 		}
@@ -153,7 +158,7 @@ func bindPoint(src, dst string, rw bool) MountPoint {
 }
 
 // mount resolves one --mount.
-func (s *Store) mount(r spec.MountRequest) (p MountPoint, err error) {
+func (s *Store) mount(r spec.MountRequest, from Sources) (p MountPoint, err error) {
 	if err := checkTarget(r.Target); err != nil {
 		return p, err
 	}
@@ -167,6 +172,8 @@ func (s *Store) mount(r spec.MountRequest) (p MountPoint, err error) {
 			return p, fault.Invalid("invalid mount config for type \"tmpfs\": source must not be specified")
 		}
 		return tmpfsMount(r), nil
+	case "image":
+		return imageMount(r, from.Image)
 	}
-	return p, fault.Invalid("mount type %q is not supported: use bind, volume or tmpfs", r.Type)
+	return p, fault.Invalid("mount type %q is not supported: use bind, volume, tmpfs or image", r.Type)
 }

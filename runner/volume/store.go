@@ -33,7 +33,7 @@ type Volume struct {
 
 // MountPoint is one mount of a container, as shown to users and as given to the runtime.
 type MountPoint struct {
-	Type        string // bind, volume, tmpfs
+	Type        string // bind, volume, tmpfs, image
 	Name        string `json:",omitempty"` // of the volume
 	Source      string `json:",omitempty"`
 	Destination string

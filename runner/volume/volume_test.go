@@ -22,13 +22,13 @@ func store(t *testing.T) *Store {
 }
 
 // only is one other container's mounts.
-func only(name string, points ...MountPoint) func(string) ([]MountPoint, error) {
-	return func(ref string) ([]MountPoint, error) {
+func only(name string, points ...MountPoint) Sources {
+	return Sources{Container: func(ref string) ([]MountPoint, error) {
 		if ref != name {
 			return nil, fault.NotFound("No such container: %s", ref)
 		}
 		return points, nil
-	}
+	}}
 }
 
 // of asks for a volume with options.
@@ -85,10 +85,11 @@ func TestMountRefusals(t *testing.T) {
 		{Binds: []string{"a/b:/x"}},
 		{Binds: []string{"/:/x", "/:/x/"}},
 		{Mounts: []spec.MountRequest{{Type: "bind", Source: "/no/such/dir", Target: "/x"}}},
-		{Mounts: []spec.MountRequest{{Type: "image", Source: "x", Target: "/x"}}},
+		{Mounts: []spec.MountRequest{{Type: "image", Target: "/x"}}},
 		{Mounts: []spec.MountRequest{{Type: "tmpfs", Source: "x", Target: "/x"}}},
 		of(spec.VolumeOptions{Subpath: "../.."}),
-		of(spec.VolumeOptions{DriverConfig: &spec.Driver{Name: "nfs"}}),
+		of(spec.VolumeOptions{DriverConfig: &spec.Driver{Name: "nfs"}}), of(spec.VolumeOptions{DriverConfig: &spec.Driver{Options: map[string]string{"o": "ro"}}}),
+		{Mounts: []spec.MountRequest{{Type: "npipe", Source: "x", Target: "/x"}}}, {VolumeDriver: "nfs"},
 	} {
 		if _, err := s.Resolve(spec.Config{}, h, only("other")); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("%+v: %v", h, err)
