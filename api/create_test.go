@@ -53,7 +53,7 @@ func TestTranslateAndBack(t *testing.T) {
 	if req.Host.MemorySwappiness == nil || req.Host.Ulimits[0].Hard != 2 || req.Host.DNS[0] != "9.9.9.9" || req.Host.MaskedPaths == nil {
 		t.Errorf("%+v", req.Host)
 	}
-	out, err := inspection(runner.Record{ID: "a", Config: req.Config, HostConfig: req.Host}, "/d")
+	out, err := inspection(runner.Record{ID: "a", Config: req.Config, HostConfig: req.Host}, runner.NetworkRecord{}, "/d")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,7 +22,11 @@ func (c *containersAPI) inspect(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	out, err := inspection(rec, c.m.Dir(rec.ID))
+	in, err := c.m.NetworkOf(rec.HostConfig.NetworkMode)
+	if err != nil {
+		return err
+	}
+	out, err := inspection(rec, in, c.m.Dir(rec.ID))
 	if err != nil {
 		return err
 	}
@@ -37,7 +41,7 @@ func (c *containersAPI) inspect(w http.ResponseWriter, r *http.Request) error {
 	return writeJSON(w, http.StatusOK, out)
 }
 
-func inspection(rec runner.Record, dir string) (*container.InspectResponse, error) {
+func inspection(rec runner.Record, in runner.NetworkRecord, dir string) (*container.InspectResponse, error) {
 	out := &container.InspectResponse{
 		ID: rec.ID, Created: rec.Created.Format(time.RFC3339Nano), Name: "/" + rec.Name,
 		State: state(rec.State), Image: rec.ImageID, ImageManifestDescriptor: &rec.Manifest,
@@ -45,7 +49,7 @@ func inspection(rec runner.Record, dir string) (*container.InspectResponse, erro
 		HostsPath: filepath.Join(dir, "hosts"), RestartCount: rec.RestartCount,
 		Driver: "overlayfs", Platform: platforms.FormatAll(rec.Platform), Mounts: mountPoints(rec),
 		Config: &container.Config{}, HostConfig: &container.HostConfig{},
-		NetworkSettings: &container.NetworkSettings{Ports: portMap(rec), Networks: endpoints(rec)},
+		NetworkSettings: &container.NetworkSettings{Ports: portMap(rec), Networks: endpoints(rec, in)},
 	}
 	if args := rec.Config.Args(); len(args) > 0 {
 		out.Path, out.Args = args[0], args[1:]
@@ -112,10 +116,12 @@ func mountPoints(rec runner.Record) []container.MountPoint {
 }
 
 // endpoints are the networks that a container is in, or will be.
-func endpoints(rec runner.Record) map[string]*network.EndpointSettings {
+func endpoints(rec runner.Record, in runner.NetworkRecord) map[string]*network.EndpointSettings {
 	e := &network.EndpointSettings{}
+	if rec.State.Running {
+		e.NetworkID, e.EndpointID = in.ID, rec.ID
+	}
 	if ep := rec.Endpoint; ep != nil {
-		e.NetworkID, e.EndpointID = rec.HostConfig.NetworkMode, rec.ID
 		e.IPAddress, e.IPPrefixLen, e.Gateway = ep.IP, ep.PrefixLen, ep.Gateway
 		e.MacAddress = network.HardwareAddr(ep.MAC)
 	}

@@ -50,7 +50,11 @@ func (c *containersAPI) list(w http.ResponseWriter, r *http.Request) error {
 		if !all && !rec.State.Running || !sel.takes(rec) {
 			continue
 		}
-		s := summary(rec)
+		in, err := c.m.NetworkOf(rec.HostConfig.NetworkMode)
+		if err != nil {
+			return err
+		}
+		s := summary(rec, in)
 		if flag(r, "size") {
 			s.SizeRw, s.SizeRootFs, _ = c.m.Size(r.Context(), rec.ID)
 		}
@@ -65,6 +69,7 @@ func (c *containersAPI) list(w http.ResponseWriter, r *http.Request) error {
 type selection struct {
 	f             filters
 	names         []*regexp.Regexp
+	networks      []string // by their names
 	before, since time.Time
 }
 
@@ -80,6 +85,11 @@ func (c *containersAPI) selection(f filters) (s selection, err error) {
 	for _, v := range f.values("status") {
 		if err := container.ValidateContainerState(container.ContainerState(v)); err != nil {
 			return s, fault.Invalid("%v", err)
+		}
+	}
+	for _, v := range f.values("network") {
+		if n, err := c.m.NetworkOf(v); err == nil {
+			s.networks = append(s.networks, n.Name)
 		}
 	}
 	for term, at := range map[string]*time.Time{"before": &s.before, "since": &s.since} {
@@ -109,7 +119,7 @@ func (s selection) takes(rec runner.Record) bool {
 		}) &&
 		is("ancestor", func(v string) bool { return madeFrom(rec, v) }) &&
 		is("volume", func(v string) bool { return uses(rec, v) }) &&
-		is("network", func(v string) bool { return v == rec.HostConfig.NetworkMode }) &&
+		(!s.f.any("network") || slices.Contains(s.networks, rec.HostConfig.NetworkMode)) &&
 		is("health", func(v string) bool { return v == healthOf(rec) }) &&
 		is("is-task", func(v string) bool { return v == "false" || v == "0" }) &&
 		s.f.labels("label", rec.Config.Labels) &&
@@ -136,14 +146,14 @@ func healthOf(rec runner.Record) string {
 	return rec.State.Health.Status
 }
 
-func summary(rec runner.Record) container.Summary {
+func summary(rec runner.Record, in runner.NetworkRecord) container.Summary {
 	s := container.Summary{
 		ID: rec.ID, Names: []string{"/" + rec.Name}, Image: rec.Config.Image, ImageID: rec.ImageID,
 		ImageManifestDescriptor: &rec.Manifest,
 		Command:                 strings.Join(rec.Config.Args(), " "), Created: rec.Created.Unix(),
 		Ports: portSummaries(rec), Labels: rec.Config.Labels,
 		State: container.ContainerState(rec.State.Status()), Status: statusText(rec.State, time.Now()),
-		NetworkSettings: &container.NetworkSettingsSummary{Networks: endpoints(rec)},
+		NetworkSettings: &container.NetworkSettingsSummary{Networks: endpoints(rec, in)},
 		Mounts:          mountPoints(rec),
 	}
 	if s.Labels == nil {

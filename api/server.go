@@ -59,6 +59,7 @@ func New(o Options) http.Handler {
 	registerEvents(r, o.Runner)
 	registerContainers(r, o.Runner)
 	registerVolumes(r, o.Runner)
+	registerNetworks(r, o.Runner)
 	registerAttach(r, o.Runner)
 	registerExec(r, o.Runner)
 	for _, register := range o.Extra {

@@ -47,7 +47,8 @@ func TestVolumes(t *testing.T) {
 	if red.Driver != "local" || red.Scope != "local" || red.Mountpoint == "" || red.CreatedAt == "" || red.Labels["colour"] != "red" {
 		t.Errorf("%+v", red)
 	}
-	if again := newVolume(t, c, client.VolumeCreateOptions{Name: "red"}); again.CreatedAt != red.CreatedAt || again.Labels["colour"] != "red" {
+	if again := newVolume(t, c, client.VolumeCreateOptions{Name: "red"}); again.CreatedAt != red.CreatedAt ||
+		again.Labels["colour"] != "red" {
 		t.Errorf("made twice: %+v", again)
 	}
 	newVolume(t, c, client.VolumeCreateOptions{Name: "reddish"})
@@ -66,17 +67,21 @@ func TestVolumes(t *testing.T) {
 		}
 	}
 	for want, err := range map[string]error{
-		"volume is in use - [" + id + "]":                        second(c.VolumeRemove(ctx, "used", client.VolumeRemoveOptions{Force: true})),
-		"get none: no such volume":                               second(c.VolumeRemove(ctx, "none", client.VolumeRemoveOptions{})),
-		"get gone: no such volume":                               second(c.VolumeInspect(ctx, "gone", client.VolumeInspectOptions{})),
-		"only valid for cluster volumes":                         second(c.VolumeUpdate(ctx, "red", client.VolumeUpdateOptions{})),
-		"includes invalid characters for a local volume name":    second(c.VolumeCreate(ctx, client.VolumeCreateOptions{Name: "../x"})),
-		`create x: error looking up volume plugin nfs: plugin "`: second(c.VolumeCreate(ctx, client.VolumeCreateOptions{Name: "x", Driver: "nfs"})),
-		"invalid filter 'colour'":                                second(c.VolumeList(ctx, client.VolumeListOptions{Filters: client.Filters{}.Add("colour", "1")})),
-		"invalid filter 'dangling=perhaps'":                      second(c.VolumeList(ctx, client.VolumeListOptions{Filters: client.Filters{}.Add("dangling", "perhaps")})),
-		`create xx: invalid option: "colour"`:                    options(t, c, "colour", "red"),
-		`create xx: missing required option: "device"`:           options(t, c, "type", "tmpfs"),
-		`create xx: quota size requested but no quota support`:   options(t, c, "size", "1m"),
+		"volume is in use - [" + id + "]": second(c.VolumeRemove(ctx, "used",
+			client.VolumeRemoveOptions{Force: true})),
+		"get none: no such volume":                            second(c.VolumeRemove(ctx, "none", client.VolumeRemoveOptions{})),
+		"get gone: no such volume":                            second(c.VolumeInspect(ctx, "gone", client.VolumeInspectOptions{})),
+		"only valid for cluster volumes":                      second(c.VolumeUpdate(ctx, "red", client.VolumeUpdateOptions{})),
+		"includes invalid characters for a local volume name": second(c.VolumeCreate(ctx, client.VolumeCreateOptions{Name: "../x"})),
+		`create x: error looking up volume plugin nfs: plugin "`: second(c.VolumeCreate(ctx,
+			client.VolumeCreateOptions{Name: "x", Driver: "nfs"})),
+		"invalid filter 'colour'": second(c.VolumeList(ctx,
+			client.VolumeListOptions{Filters: client.Filters{}.Add("colour", "1")})),
+		"invalid filter 'dangling=perhaps'": second(c.VolumeList(ctx,
+			client.VolumeListOptions{Filters: client.Filters{}.Add("dangling", "perhaps")})),
+		`create xx: invalid option: "colour"`:                  options(t, c, "colour", "red"),
+		`create xx: missing required option: "device"`:         options(t, c, "type", "tmpfs"),
+		`create xx: quota size requested but no quota support`: options(t, c, "size", "1m"),
 	} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %s", err, want)
@@ -120,7 +125,8 @@ func TestMountedVolume(t *testing.T) {
 	kill := spawn(t, dir)
 	c := connect(t, dir)
 	ctx := t.Context()
-	v := newVolume(t, c, client.VolumeCreateOptions{Name: "fast", DriverOpts: map[string]string{"type": "tmpfs", "device": "tmpfs", "o": "size=1m"}})
+	v := newVolume(t, c, client.VolumeCreateOptions{Name: "fast",
+		DriverOpts: map[string]string{"type": "tmpfs", "device": "tmpfs", "o": "size=1m"}})
 	if mounted(t, v.Mountpoint) {
 		t.Error("it is mounted for nobody")
 	}
@@ -155,7 +161,8 @@ func TestMountedVolume(t *testing.T) {
 	_, _, err := runOnce(t, c, container.Config{Cmd: []string{"echo"}}, container.HostConfig{Mounts: []mount.Mount{
 		{Type: mount.TypeVolume, Source: "bad", Target: "/x", VolumeOptions: bad},
 	}}, nil)
-	if err == nil || !strings.Contains(err.Error(), "failed to mount local volume: mount none:") || !strings.Contains(err.Error(), "no such device") {
+	if err == nil || !strings.Contains(err.Error(), "failed to mount local volume: mount none:") ||
+		!strings.Contains(err.Error(), "no such device") {
 		t.Errorf("%v", err)
 	}
 }
@@ -192,7 +199,8 @@ func TestMountedImage(t *testing.T) {
 		t.Errorf("left behind: %v", err)
 	}
 	for ref, want := range map[string]string{"none": "No such image: none:latest", "": "must not be empty"} {
-		if _, _, err := runOnce(t, c, container.Config{Cmd: []string{"echo"}}, image(ref), nil); err == nil || !strings.Contains(err.Error(), want) ||
+		if _, _, err := runOnce(t, c, container.Config{Cmd: []string{"echo"}}, image(ref), nil); err == nil ||
+			!strings.Contains(err.Error(), want) ||
 			errdefs.IsNotFound(err) {
 			t.Errorf("%v, want %s", err, want)
 		}

@@ -56,6 +56,8 @@ type Network interface {
 	Detach(ctx context.Context, id string) error
 	Restore(ctx context.Context, running []string) error
 	Gateway() netip.Addr
+	Subnet() netip.Prefix
+	Device() string
 }
 
 // Options say what a Manager works with. All are needed but Log.
@@ -81,6 +83,8 @@ type Manager struct {
 	log     *slog.Logger
 	volumes *volume.Store
 	events  bus
+
+	networks []NetworkRecord // in the order in which they were made; not changed after Start
 
 	ctx  context.Context // ends with Close; what outlives a request runs under it
 	stop context.CancelFunc
@@ -110,6 +114,9 @@ func Start(ctx context.Context, o Options) (*Manager, error) {
 	}
 	var err error
 	if m.volumes, err = volume.Open(filepath.Join(o.Root, "volumes")); err != nil {
+		return nil, fmt.Errorf("runner: %w", err)
+	}
+	if err := m.loadNetworks(); err != nil {
 		return nil, fmt.Errorf("runner: %w", err)
 	}
 	m.Processes = process.New(process.Options{

@@ -222,7 +222,8 @@ func TestVolumes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if again, err := m.CreateVolume(volume.Volume{Name: "data"}); err != nil || !again.Created.Equal(v.Created) || again.Labels["a"] != "b" {
+	if again, err := m.CreateVolume(volume.Volume{Name: "data"}); err != nil || !again.Created.Equal(v.Created) ||
+		again.Labels["a"] != "b" {
 		t.Errorf("%+v %v", again, err)
 	}
 	m.with(t, Record{ID: "aa", Name: "user", Mounts: []volume.MountPoint{{Type: "volume", Name: "data"}}})

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// The unmodified docker CLI keeps data in volumes, between containers of both architectures.
+// The unmodified docker CLI keeps data in volumes, between containers of both architectures, and sees the networks.
 func TestVolumesByDocker(t *testing.T) {
 	g := newGantry(t)
 	g.base("linux/amd64", "linux/arm/v7")
@@ -19,7 +19,8 @@ func TestVolumesByDocker(t *testing.T) {
 	}
 	const base = "debian:bookworm-slim"
 	expect("data", "volume", "create", "--label", "of=test", "data")
-	expect("local data map[of:test] map[] local", "volume", "inspect", "-f", "{{.Driver}} {{.Name}} {{.Labels}} {{.Options}} {{.Scope}}", "data")
+	expect("local data map[of:test] map[] local",
+		"volume", "inspect", "-f", "{{.Driver}} {{.Name}} {{.Labels}} {{.Options}} {{.Scope}}", "data")
 	docker("run", "--rm", "-v", "data:/d", base, "sh", "-c", "echo native >/d/f && chown 12:34 /d/f && chmod 640 /d/f")
 	expect("native 12:34 640 armv7l", "run", "--rm", "--platform", "linux/arm/v7", "--mount", "type=volume,src=data,dst=/d,readonly", base,
 		"sh", "-c", "echo $(cat /d/f) $(stat -c '%u:%g %a' /d/f) $(uname -m)")
@@ -43,6 +44,7 @@ func TestVolumesByDocker(t *testing.T) {
 		t.Errorf("%s", got)
 	}
 	expect("", "volume", "ls", "-q")
+	expect("bridge bridge local\nhost host local\nnone null local", "network", "ls", "--format", "{{.Name}} {{.Driver}} {{.Scope}}")
 	g.fails([]string{"get data: no such volume"}, "volume", "inspect", "data")
 	if got := g.output("volume", "create"); len(got) != 64 {
 		t.Errorf("%q", got)

@@ -172,6 +172,9 @@ func (b *Bridge) allElements() []element {
 	return es
 }
 
+// Device is the name of the bridge device.
+func (b *Bridge) Device() string { return b.opts.Name }
+
 // Subnet returns the network's addresses; it is zero until the first Attach has chosen them.
 func (b *Bridge) Subnet() netip.Prefix {
 	b.mu.Lock()

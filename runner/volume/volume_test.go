@@ -88,7 +88,8 @@ func TestMountRefusals(t *testing.T) {
 		{Mounts: []spec.MountRequest{{Type: "image", Target: "/x"}}},
 		{Mounts: []spec.MountRequest{{Type: "tmpfs", Source: "x", Target: "/x"}}},
 		of(spec.VolumeOptions{Subpath: "../.."}),
-		of(spec.VolumeOptions{DriverConfig: &spec.Driver{Name: "nfs"}}), of(spec.VolumeOptions{DriverConfig: &spec.Driver{Options: map[string]string{"o": "ro"}}}),
+		of(spec.VolumeOptions{DriverConfig: &spec.Driver{Name: "nfs"}}),
+		of(spec.VolumeOptions{DriverConfig: &spec.Driver{Options: map[string]string{"o": "ro"}}}),
 		{Mounts: []spec.MountRequest{{Type: "npipe", Source: "x", Target: "/x"}}}, {VolumeDriver: "nfs"},
 	} {
 		if _, err := s.Resolve(spec.Config{}, h, only("other")); !errdefs.IsInvalidArgument(err) {

@@ -1,0 +1,100 @@
+package api
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/client"
+)
+
+// The networks that are always there are listed and shown with the containers in them, and keep their IDs.
+func TestNetworks(t *testing.T) {
+	dir := testDir(t)
+	prepare(t, dir)
+	t.Cleanup(func() { tidy(t, dir) })
+	kill := spawn(t, dir)
+	c := connect(t, dir)
+	ctx := t.Context()
+	list := func(filters client.Filters) (names string, ids map[string]string) {
+		t.Helper()
+		got, err := c.NetworkList(ctx, client.NetworkListOptions{Filters: filters})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = map[string]string{}
+		for _, n := range got.Items {
+			names += n.Name + "/" + n.Driver + "/" + n.Scope + " "
+			ids[n.Name] = n.ID
+		}
+		return strings.TrimSpace(names), ids
+	}
+	names, ids := list(nil)
+	if names != "bridge/bridge/local host/host/local none/null/local" || len(ids["bridge"]) != 64 || ids["bridge"] == ids["host"] {
+		t.Errorf("%s, %v", names, ids)
+	}
+	id := start(t, c, "ticker", container.HostConfig{}, "tick")
+	in, err := c.ContainerInspect(ctx, id, client.ContainerInspectOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mine := in.Container.NetworkSettings.Networks["bridge"]
+	for _, ref := range []string{"bridge", ids["bridge"], ids["bridge"][:8]} {
+		n, err := c.NetworkInspect(ctx, ref, client.NetworkInspectOptions{Verbose: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ep := n.Network.Containers[id]
+		if n.Network.ID != mine.NetworkID || ep.Name != "ticker" || ep.IPv4Address.Addr() != mine.IPAddress ||
+			ep.MacAddress.String() != mine.MacAddress.String() || !n.Network.IPAM.Config[0].Subnet.Contains(mine.IPAddress) ||
+			n.Network.IPAM.Config[0].Gateway != mine.Gateway {
+			t.Errorf("%s: %+v; the container says %+v", ref, n.Network, mine)
+		}
+	}
+	for filter, want := range map[string]string{
+		"name=o": "host/host/local none/null/local", "driver=null": "none/null/local", "id=" + ids["host"][:12]: "host/host/local",
+		"dangling=true": "", "type=custom": "", "scope=swarm": "", "label=x": "",
+	} {
+		k, v, _ := strings.Cut(filter, "=")
+		if got, _ := list(client.Filters{}.Add(k, v)); got != want {
+			t.Errorf("%s: %q, want %q", filter, got, want)
+		}
+	}
+	for _, by := range []string{"bridge", ids["bridge"]} {
+		got, err := c.ContainerList(ctx, client.ContainerListOptions{Filters: client.Filters{}.Add("network", by)})
+		if err != nil || len(got.Items) != 1 || got.Items[0].NetworkSettings.Networks["bridge"].NetworkID != ids["bridge"] {
+			t.Errorf("containers in %s: %+v, %v", by, got.Items, err)
+		}
+	}
+	refusals(t, c)
+	if got, err := c.NetworkPrune(ctx, client.NetworkPruneOptions{}); err != nil || len(got.Report.NetworksDeleted) != 0 {
+		t.Errorf("%+v, %v", got, err)
+	}
+	kill()
+	spawn(t, dir)
+	c = connect(t, dir)
+	if _, again := list(nil); again["bridge"] != ids["bridge"] || again["none"] != ids["none"] {
+		t.Errorf("IDs were %v, are %v", ids, again)
+	}
+}
+
+func refusals(t *testing.T, c *client.Client) {
+	t.Helper()
+	ctx := t.Context()
+	for want, err := range map[string]error{
+		"network lost not found":                                second(c.NetworkInspect(ctx, "lost", client.NetworkInspectOptions{})),
+		"host is a pre-defined network and cannot be removed":   second(c.NetworkRemove(ctx, "host", client.NetworkRemoveOptions{})),
+		"operation is not permitted on predefined none network": second(c.NetworkCreate(ctx, "none", client.NetworkCreateOptions{})),
+		"invalid filter: 'type'='own'": second(c.NetworkList(ctx,
+			client.NetworkListOptions{Filters: client.Filters{}.Add("type", "own")})),
+		"this version has the networks bridge, host and none": second(c.NetworkCreate(ctx, "mine", client.NetworkCreateOptions{})),
+	} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %s", err, want)
+		}
+	}
+	if _, err := c.NetworkInspect(ctx, "lost", client.NetworkInspectOptions{}); !errdefs.IsNotFound(err) {
+		t.Errorf("%v", err)
+	}
+}
