@@ -25,9 +25,9 @@ func TestVolumesByDocker(t *testing.T) {
 	expect("native 12:34 640 armv7l", "run", "--rm", "--platform", "linux/arm/v7", "--mount", "type=volume,src=data,dst=/d,readonly", base,
 		"sh", "-c", "echo $(cat /d/f) $(stat -c '%u:%g %a' /d/f) $(uname -m)")
 	// An empty volume gets what the image has there, with owners and modes; nocopy and data that is there prevent it.
-	expect("2755 0:8", "run", "--rm", "-v", "mail:/var/mail", base, "stat", "-c", "%a %u:%g", "/var/mail")
+	expect("2775 0:8", "run", "--rm", "-v", "mail:/var/mail", base, "stat", "-c", "%a %u:%g", "/var/mail")
 	expect("0", "run", "--rm", "-v", "none:/etc:nocopy", base, "sh", "-c", "ls /etc/debian_version 2>/dev/null | wc -l")
-	expect("f", "run", "--rm", "-v", "data:/etc", base, "ls", "/etc")
+	expect("f\nhostname\nhosts\nresolv.conf", "run", "--rm", "-v", "data:/etc", base, "ls", "/etc")
 	docker("run", "-d", "--name", "user", "-v", "data:/d", "-v", "/anonymous", base, "sleep", "1000")
 	expect("data", "volume", "ls", "-q", "-f", "name=dat", "-f", "dangling=false")
 	expect("native", "run", "--rm", "--volumes-from", "user:ro", base, "cat", "/d/f")
