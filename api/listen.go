@@ -27,6 +27,7 @@ type Server struct {
 
 	mu     sync.Mutex
 	open   map[*conn]struct{} // whoever serves them
+	used   time.Time          // when the last of them ended
 	closed bool
 }
 
@@ -34,7 +35,7 @@ type Server struct {
 func Serve(l net.Listener, h http.Handler, b *Build) *Server {
 	ctx, stop := context.WithCancel(context.Background())
 	s := &Server{
-		stop: stop, l: l, build: b, toHTTP: newHandoff(l.Addr()), open: map[*conn]struct{}{},
+		stop: stop, l: l, build: b, toHTTP: newHandoff(l.Addr()), open: map[*conn]struct{}{}, used: time.Now(),
 	}
 	s.http = &http.Server{
 		ReadHeaderTimeout: time.Minute,
@@ -63,11 +64,15 @@ func serving(r *http.Request) context.Context {
 	return context.Background()
 }
 
-// Active is the number of open connections.
-func (s *Server) Active() int {
+// Used is when the server was last of use to somebody: now while a connection is open, and else when the
+// last one ended, or, before the first, when the server began.
+func (s *Server) Used() time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.open)
+	if len(s.open) > 0 {
+		return time.Now()
+	}
+	return s.used
 }
 
 // Close ends every connection, also those that a handler has taken over (attach, exec, session), and
@@ -101,6 +106,7 @@ func (s *Server) track(nc net.Conn) (*conn, bool) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		delete(s.open, c)
+		s.used = time.Now()
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -317,8 +317,11 @@ func (d *daemon) wait(ctx context.Context, idle time.Duration) string {
 		case <-d.stop:
 			return "asked to"
 		case now := <-tick.C:
-			if d.server.Active() > 0 || d.runner.Running() > 0 || len(d.solver.Failed("")) > 0 {
+			if d.runner.Running() > 0 || len(d.solver.Failed("")) > 0 {
 				last = now
+			}
+			if used := d.server.Used(); used.After(last) {
+				last = used
 			}
 			if idle > 0 && now.Sub(last) > idle {
 				return causeIdle
