@@ -91,7 +91,7 @@ func (b *Bridge) take(l lease) (_ lease, err error) {
 		return lease{}, err
 	}
 	b.mu.Lock()
-	if l.IP, err = b.pool.next(l.ID); err == nil {
+	if l.IP, err = b.pool.Next(l.ID); err == nil {
 		b.leases[l.ID] = l
 	}
 	b.mu.Unlock()
@@ -113,7 +113,7 @@ func (b *Bridge) forget(l lease) {
 	defer b.mu.Unlock()
 	delete(b.leases, l.ID)
 	if b.pool != nil && l.IP.IsValid() {
-		b.pool.free(l.IP)
+		b.pool.Free(l.IP)
 	}
 }
 

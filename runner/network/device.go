@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/gantry-build/gantry/internal/state"
+	"github.com/gantry-build/gantry/runner/network/ipam"
 )
 
 // errForeignDevice guards devices that others made: they are never adopted, changed or deleted.
@@ -124,19 +125,21 @@ func (b *Bridge) settleSubnet() error {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	taken := b.pool != nil && overlaps(b.pool.subnet, used)
-	fixed := b.pool != nil && (b.opts.Subnet.IsValid() || len(b.pool.owner) > 0)
+	taken := b.pool != nil && overlaps(b.pool.Subnet, used)
+	fixed := b.pool != nil && (b.opts.Subnet.IsValid() || b.pool.InUse() > 0)
 	if taken && fixed {
-		b.log.Warn("the network's subnet overlaps a route of the host", "subnet", b.pool.subnet)
+		b.log.Warn("the network's subnet overlaps a route of the host", "subnet", b.pool.Subnet)
 	}
 	if b.pool == nil || taken && !fixed {
 		subnet, err := chooseSubnet(used)
 		if err != nil {
 			return err
 		}
-		b.pool = newPool(subnet)
+		if b.pool, err = ipam.New(ipam.Config{Subnet: subnet}); err != nil {
+			return err
+		}
 	}
-	if err := b.store.saveSubnet(b.pool.subnet); err != nil {
+	if err := b.store.saveSubnet(b.pool.Subnet); err != nil {
 		return fmt.Errorf("keeping the network's subnet: %w", err)
 	}
 	return nil

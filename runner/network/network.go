@@ -20,6 +20,8 @@ import (
 	"path/filepath"
 	"regexp"
 	"sync"
+
+	"github.com/gantry-build/gantry/runner/network/ipam"
 )
 
 // Options say which bridge network to open. Two networks on one machine need different Names, Tables and States.
@@ -73,7 +75,7 @@ type Bridge struct {
 	configured bool // the device has been configured by this process; guarded by host
 
 	mu     sync.Mutex // guards what follows
-	pool   *pool      // nil until a subnet is known
+	pool   *ipam.Pool // nil until a subnet is known
 	leases map[string]lease
 	busy   map[string]chan struct{}
 }
@@ -148,9 +150,11 @@ func (b *Bridge) load() error {
 	if !subnet.IsValid() {
 		return nil
 	}
-	b.pool = newPool(subnet)
+	if b.pool, err = ipam.New(ipam.Config{Subnet: subnet}); err != nil {
+		return err
+	}
 	for _, l := range leases {
-		if err := b.pool.take(l.IP, l.ID); err != nil {
+		if err := b.pool.Take(l.IP, l.ID); err != nil {
 			b.log.Warn("dropping a lease that does not fit its network", "container", l.ID, "error", err)
 			b.store.drop(l.ID)
 			continue
@@ -182,7 +186,7 @@ func (b *Bridge) Subnet() netip.Prefix {
 	if b.pool == nil {
 		return netip.Prefix{}
 	}
-	return b.pool.subnet
+	return b.pool.Subnet
 }
 
 // Gateway returns the host's address on the network; it is zero until Up or the first Attach.
@@ -192,7 +196,7 @@ func (b *Bridge) Gateway() netip.Addr {
 	if b.pool == nil {
 		return netip.Addr{}
 	}
-	return b.pool.gateway
+	return b.pool.Gateway
 }
 
 // Endpoint returns the endpoint of a container, and whether it has one.
@@ -209,7 +213,7 @@ func (b *Bridge) Endpoint(id string) (Endpoint, bool) {
 // endpoint is called with b.mu held.
 func (b *Bridge) endpoint(l lease) Endpoint {
 	return Endpoint{
-		ID: l.ID, IP: l.IP, PrefixLen: b.pool.subnet.Bits(), Gateway: b.pool.gateway,
+		ID: l.ID, IP: l.IP, PrefixLen: b.pool.Subnet.Bits(), Gateway: b.pool.Gateway,
 		MAC: macOf(l.IP), Ports: l.Ports, Sandbox: sandboxPath(l.PID),
 	}
 }

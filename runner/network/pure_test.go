@@ -34,35 +34,6 @@ func TestChooseSubnet(t *testing.T) {
 	}
 }
 
-func TestPool(t *testing.T) {
-	p := newPool(netip.MustParsePrefix("10.1.2.9/29"))
-	if p.gateway.String() != "10.1.2.9" || p.last.String() != "10.1.2.15" {
-		t.Fatalf("gateway %s, last %s", p.gateway, p.last)
-	}
-	for _, bad := range []string{"10.1.2.8", "10.1.2.9", "10.1.2.15", "10.1.3.1"} {
-		if p.take(netip.MustParseAddr(bad), "x") == nil {
-			t.Errorf("took %s", bad)
-		}
-	}
-	must(t, p.take(netip.MustParseAddr("10.1.2.12"), "kept"))
-	var got []string
-	for range 4 {
-		ip, err := p.next("c")
-		must(t, err)
-		got = append(got, ip.String())
-	}
-	if s := strings.Join(got, " "); s != "10.1.2.13 10.1.2.14 10.1.2.10 10.1.2.11" {
-		t.Errorf("handed out %s", s)
-	}
-	if ip, err := p.next("c"); err == nil {
-		t.Errorf("handed out %s from a full pool", ip)
-	}
-	p.free(netip.MustParseAddr("10.1.2.13"))
-	if ip, err := p.next("c"); err != nil || ip.String() != "10.1.2.13" {
-		t.Errorf("got %s, %v", ip, err)
-	}
-}
-
 func TestOptions(t *testing.T) {
 	good := Options{Name: "gantry0", Table: "gantry", State: "/x"}
 	must(t, good.validate())

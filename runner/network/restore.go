@@ -7,6 +7,8 @@ import (
 	"slices"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/gantry-build/gantry/runner/network/ipam"
 )
 
 // Restore brings the host and the state in line with the containers that really run, after the daemon has restarted
@@ -109,9 +111,9 @@ func (b *Bridge) Remove(ctx context.Context) error {
 	clear(b.leases)
 	b.configured, b.pool = false, nil
 	if b.opts.Subnet.IsValid() {
-		b.pool = newPool(b.opts.Subnet)
+		b.pool, err = ipam.New(ipam.Config{Subnet: b.opts.Subnet.Masked()})
 	}
-	return nil
+	return err
 }
 
 func (b *Bridge) removeDevices() error {

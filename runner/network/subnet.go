@@ -5,38 +5,21 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/gantry-build/gantry/runner/network/ipam"
 )
 
 // widestRoute is the shortest prefix that counts as a network of the host. VPN clients split the default route into
 // 0.0.0.0/1 and 128.0.0.0/1; taking those for networks would leave no free subnet at all.
 const widestRoute = 8
 
-// candidates yields the subnets to choose from: four of a /16 first, then 256 of a /24.
-func candidates(yield func(netip.Prefix) bool) {
-	for i := range 4 {
-		if !yield(netip.PrefixFrom(netip.AddrFrom4([4]byte{172, byte(20 + i), 0, 0}), 16)) {
-			return
-		}
-	}
-	for i := range 256 {
-		if !yield(netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 88, byte(i), 0}), 24)) {
-			return
-		}
-	}
-}
-
-// chooseSubnet returns the first candidate that overlaps none of the host's networks.
+// chooseSubnet returns the first subnet of ipam's blocks that overlaps none of the host's networks.
 func chooseSubnet(used []netip.Prefix) (netip.Prefix, error) {
-	for c := range candidates {
-		if !overlaps(c, used) {
-			return c, nil
-		}
-	}
-	return netip.Prefix{}, errors.New("no free subnet for containers: the host's routes cover 172.20.0.0/14 and 10.88.0.0/16; give one " +
-		"in the configuration")
+	return ipam.Choose(ipam.Defaults, slices.DeleteFunc(slices.Clone(used), func(u netip.Prefix) bool { return u.Bits() < widestRoute }))
 }
 
 func overlaps(p netip.Prefix, used []netip.Prefix) bool {
@@ -103,4 +86,15 @@ func hostMTU() int {
 		}
 	}
 	return 1500
+}
+
+// validSubnet says whether a prefix can be a network of containers.
+func validSubnet(p netip.Prefix) error {
+	switch {
+	case !p.Addr().Is4():
+		return fmt.Errorf("subnet %s: want an IPv4 prefix", p)
+	case p.Bits() < 8 || p.Bits() > 29:
+		return fmt.Errorf("subnet %s: want a length from /8 to /29", p)
+	}
+	return nil
 }

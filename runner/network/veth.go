@@ -25,6 +25,13 @@ func vethName(bridge string, l lease) string {
 	return fmt.Sprintf("%s%x", vethPrefix, sum[:6])
 }
 
+// macOf derives a locally administered MAC address from an IP address. An address thus always has the same MAC,
+// and no neighbour table goes stale when it passes to another container.
+func macOf(ip netip.Addr) net.HardwareAddr {
+	a := ip.As4()
+	return net.HardwareAddr{0x02, 0x42, a[0], a[1], a[2], a[3]}
+}
+
 func sandboxPath(pid int) string { return fmt.Sprintf("/proc/%d/ns/net", pid) }
 
 // openSandbox opens a process's network namespace, and refuses that of the daemon itself.

@@ -21,6 +21,29 @@ func pool(t *testing.T, c Config) *Pool {
 	return p
 }
 
+// It goes round: after what was taken, then from the beginning.
+func TestRound(t *testing.T) {
+	p := pool(t, Config{Subnet: prefix("10.1.2.8/29")})
+	if err := p.Take(addr("10.1.2.12"), "kept"); err != nil || p.Gateway != addr("10.1.2.9") {
+		t.Fatal(p.Gateway, err)
+	}
+	var got []string
+	for range 4 {
+		a, err := p.Next("c")
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, a.String())
+	}
+	if s := strings.Join(got, " "); s != "10.1.2.13 10.1.2.14 10.1.2.10 10.1.2.11" {
+		t.Errorf("handed out %s", s)
+	}
+	p.Free(addr("10.1.2.13"))
+	if a, err := p.Next("c"); err != nil || a != addr("10.1.2.13") {
+		t.Errorf("%s, %v", a, err)
+	}
+}
+
 // All that a pool has to give is given once, in order, and what comes back is given last.
 func TestNext(t *testing.T) {
 	for _, c := range []struct {
@@ -60,7 +83,8 @@ func TestNext(t *testing.T) {
 }
 
 func TestTake(t *testing.T) {
-	p := pool(t, Config{Subnet: prefix("10.0.0.0/24"), Range: prefix("10.0.0.128/25"), Aux: map[string]netip.Addr{"router": addr("10.0.0.254")}})
+	p := pool(t, Config{Subnet: prefix("10.0.0.0/24"), Range: prefix("10.0.0.128/25"),
+		Aux: map[string]netip.Addr{"router": addr("10.0.0.254")}})
 	if err := p.Take(addr("10.0.0.5"), "a"); err != nil {
 		t.Fatal(err) // one that is asked for need not be of the range
 	}
