@@ -7,7 +7,6 @@ import (
 	"reflect"
 
 	"github.com/moby/moby/api/types/container"
-	"github.com/moby/moby/api/types/network"
 
 	"github.com/gantry-build/gantry/internal/fault"
 	"github.com/gantry-build/gantry/runner"
@@ -53,7 +52,17 @@ func createRequest(body container.CreateRequest) (req runner.CreateRequest, err 
 			return req, err
 		}
 	}
-	return req, checkNetworking(body.NetworkingConfig, req.Host.NetworkMode)
+	if body.NetworkingConfig == nil {
+		return req, nil
+	}
+	for name, ep := range body.NetworkingConfig.EndpointsConfig {
+		a, err := attachmentOf(name, ep)
+		if err != nil {
+			return req, err
+		}
+		req.Networks = append(req.Networks, a)
+	}
+	return req, nil
 }
 
 // translate copies from to the equally named fields of to. A value without a field is an
@@ -79,7 +88,7 @@ func translate(name string, from, to any) error {
 // hint names the flag by which docker's users know a field.
 func hint(field string) string {
 	flags := map[string]string{
-		"HostConfig.Init": "--init", "HostConfig.Links": "--link", "HostConfig.DeviceRequests": "--gpus",
+		"HostConfig.Init": "--init", "HostConfig.DeviceRequests": "--gpus",
 		"HostConfig.StorageOpt": "--storage-opt", "HostConfig.BlkioWeightDevice": "--blkio-weight-device",
 		"HostConfig.BlkioDeviceReadBps": "--device-read-bps", "HostConfig.BlkioDeviceWriteBps": "--device-write-bps",
 		"HostConfig.BlkioDeviceReadIOps": "--device-read-iops", "HostConfig.BlkioDeviceWriteIOps": "--device-write-iops",
@@ -89,32 +98,3 @@ func hint(field string) string {
 	}
 	return ""
 }
-
-// checkNetworking refuses what only networks made by users can have, and those.
-func checkNetworking(n *network.NetworkingConfig, mode string) error {
-	if n == nil {
-		return nil
-	}
-	for name, ep := range n.EndpointsConfig {
-		switch name {
-		case "default", "bridge", "host", "none", mode:
-		default:
-			return fault.Invalid("network %s not found", name) // not a 404: docker run would pull the image
-		}
-		if ep == nil {
-			continue
-		}
-		// The daemon's own fields come back when a client sends on what it has inspected.
-		asked := network.EndpointSettings{
-			IPAMConfig: ep.IPAMConfig, Links: ep.Links, Aliases: ep.Aliases, DriverOpts: ep.DriverOpts,
-			GwPriority: ep.GwPriority, MacAddress: ep.MacAddress,
-		}
-		if err := translate("EndpointsConfig."+name, asked, &endpointOptions{}); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// endpointOptions are the options of an endpoint that exist here: none.
-type endpointOptions struct{}

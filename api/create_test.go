@@ -53,7 +53,7 @@ func TestTranslateAndBack(t *testing.T) {
 	if req.Host.MemorySwappiness == nil || req.Host.Ulimits[0].Hard != 2 || req.Host.DNS[0] != "9.9.9.9" || req.Host.MaskedPaths == nil {
 		t.Errorf("%+v", req.Host)
 	}
-	out, err := inspection(runner.Record{ID: "a", Config: req.Config, HostConfig: req.Host}, runner.NetworkRecord{}, "/d")
+	out, err := inspection(runner.Record{ID: "a", Config: req.Config, HostConfig: req.Host}, "/d")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,7 +95,6 @@ func TestNothingIsSilent(t *testing.T) {
 	subpath := &mount.ImageOptions{Subpath: "x"}
 	for text, h := range map[string]container.HostConfig{
 		"HostConfig.Init is not supported (--init)":           {Init: ptr(true)},
-		"HostConfig.Links is not supported":                   {Links: []string{"a"}},
 		"HostConfig.DeviceRequests is not supported (--gpus)": {Resources: container.Resources{DeviceRequests: gpus}},
 		"HostConfig.Mounts.ImageOptions is not supported":     mounted(mount.Mount{ImageOptions: subpath}),
 	} {
@@ -108,26 +107,6 @@ func TestNothingIsSilent(t *testing.T) {
 		StorageOpt: map[string]string{}}
 	if _, err := createRequest(container.CreateRequest{Config: &container.Config{Image: "i"}, HostConfig: &none}); err != nil {
 		t.Error("what is not asked for is refused:", err)
-	}
-}
-
-func TestNetworking(t *testing.T) {
-	try := func(name string, ep *network.EndpointSettings) error {
-		return checkNetworking(&network.NetworkingConfig{EndpointsConfig: map[string]*network.EndpointSettings{name: ep}}, "bridge")
-	}
-	if err := try("default", &network.EndpointSettings{}); err != nil {
-		t.Error(err)
-	}
-	if err := try("mine", nil); !errdefs.IsInvalidArgument(err) || err.Error() != "network mine not found" {
-		t.Error(err)
-	}
-	for _, ep := range []*network.EndpointSettings{
-		{Aliases: []string{"a"}}, {IPAMConfig: &network.EndpointIPAMConfig{IPv4Address: netip.MustParseAddr("1.2.3.4")}},
-		{MacAddress: network.HardwareAddr{2, 0, 0, 0, 0, 1}},
-	} {
-		if err := try("bridge", ep); !errdefs.IsInvalidArgument(err) {
-			t.Errorf("%+v: %v", ep, err)
-		}
 	}
 }
 

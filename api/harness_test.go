@@ -118,7 +118,7 @@ func (native) Way(p ocispec.Platform) (qemu.Way, error) {
 // daemon is store, runner and API on a socket.
 type daemon struct {
 	store  *cache.Store
-	net    *network.Bridge
+	net    *network.Host
 	runner *runner.Manager
 	http   *http.Server
 }
@@ -235,7 +235,7 @@ func sweep(t *testing.T, d *daemon) {
 			t.Error(err)
 		}
 	}
-	if err := d.net.Remove(ctx); err != nil {
+	if err := d.net.Clear(ctx); err != nil {
 		t.Error(err)
 	}
 }

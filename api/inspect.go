@@ -22,11 +22,7 @@ func (c *containersAPI) inspect(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	in, err := c.m.NetworkOf(rec.HostConfig.NetworkMode)
-	if err != nil {
-		return err
-	}
-	out, err := inspection(rec, in, c.m.Dir(rec.ID))
+	out, err := inspection(rec, c.m.Dir(rec.ID))
 	if err != nil {
 		return err
 	}
@@ -41,7 +37,7 @@ func (c *containersAPI) inspect(w http.ResponseWriter, r *http.Request) error {
 	return writeJSON(w, http.StatusOK, out)
 }
 
-func inspection(rec runner.Record, in runner.NetworkRecord, dir string) (*container.InspectResponse, error) {
+func inspection(rec runner.Record, dir string) (*container.InspectResponse, error) {
 	out := &container.InspectResponse{
 		ID: rec.ID, Created: rec.Created.Format(time.RFC3339Nano), Name: "/" + rec.Name,
 		State: state(rec.State), Image: rec.ImageID, ImageManifestDescriptor: &rec.Manifest,
@@ -49,7 +45,7 @@ func inspection(rec runner.Record, in runner.NetworkRecord, dir string) (*contai
 		HostsPath: filepath.Join(dir, "hosts"), RestartCount: rec.RestartCount,
 		Driver: "overlayfs", Platform: platforms.FormatAll(rec.Platform), Mounts: mountPoints(rec),
 		Config: &container.Config{}, HostConfig: &container.HostConfig{},
-		NetworkSettings: &container.NetworkSettings{Ports: portMap(rec), Networks: endpoints(rec, in)},
+		NetworkSettings: &container.NetworkSettings{Ports: portMap(rec), Networks: endpoints(rec)},
 	}
 	if args := rec.Config.Args(); len(args) > 0 {
 		out.Path, out.Args = args[0], args[1:]
@@ -57,8 +53,8 @@ func inspection(rec runner.Record, in runner.NetworkRecord, dir string) (*contai
 	if rec.HostConfig.LogConfig.Type != "none" {
 		out.LogPath = filepath.Join(dir, rec.ID+"-json.log")
 	}
-	if ep := rec.Endpoint; ep != nil {
-		out.NetworkSettings.SandboxID, out.NetworkSettings.SandboxKey = rec.ID, ep.Sandbox
+	if rec.State.Running && rec.State.Pid != 0 && len(rec.Attachments) > 0 {
+		out.NetworkSettings.SandboxID, out.NetworkSettings.SandboxKey = rec.ID, fmt.Sprintf("/proc/%d/ns/net", rec.State.Pid)
 	}
 	if err := toAPI(rec.Config, out.Config); err != nil {
 		return nil, err
@@ -116,16 +112,12 @@ func mountPoints(rec runner.Record) []container.MountPoint {
 }
 
 // endpoints are the networks that a container is in, or will be.
-func endpoints(rec runner.Record, in runner.NetworkRecord) map[string]*network.EndpointSettings {
-	e := &network.EndpointSettings{}
-	if rec.State.Running {
-		e.NetworkID, e.EndpointID = in.ID, rec.ID
+func endpoints(rec runner.Record) map[string]*network.EndpointSettings {
+	out := map[string]*network.EndpointSettings{}
+	for _, a := range rec.Attachments {
+		out[a.Name] = endpointOf(rec, a)
 	}
-	if ep := rec.Endpoint; ep != nil {
-		e.IPAddress, e.IPPrefixLen, e.Gateway = ep.IP, ep.PrefixLen, ep.Gateway
-		e.MacAddress = network.HardwareAddr(ep.MAC)
-	}
-	return map[string]*network.EndpointSettings{rec.HostConfig.NetworkMode: e}
+	return out
 }
 
 // portMap lists all exposed ports, with their places on the host while published.
@@ -139,10 +131,7 @@ func portMap(rec runner.Record) network.PortMap {
 			m[p] = nil
 		}
 	}
-	if rec.Endpoint == nil {
-		return m
-	}
-	for _, b := range rec.Endpoint.Ports {
+	for _, b := range rec.Published() {
 		p, ok := network.PortFrom(b.ContainerPort, network.IPProtocol(b.Proto))
 		if ok {
 			m[p] = append(m[p], network.PortBinding{HostIP: anyAddr(b.HostIP), HostPort: strconv.Itoa(int(b.HostPort))})

@@ -50,11 +50,7 @@ func (c *containersAPI) list(w http.ResponseWriter, r *http.Request) error {
 		if !all && !rec.State.Running || !sel.takes(rec) {
 			continue
 		}
-		in, err := c.m.NetworkOf(rec.HostConfig.NetworkMode)
-		if err != nil {
-			return err
-		}
-		s := summary(rec, in)
+		s := summary(rec)
 		if flag(r, "size") {
 			s.SizeRw, s.SizeRootFs, _ = c.m.Size(r.Context(), rec.ID)
 		}
@@ -69,7 +65,7 @@ func (c *containersAPI) list(w http.ResponseWriter, r *http.Request) error {
 type selection struct {
 	f             filters
 	names         []*regexp.Regexp
-	networks      []string // by their names
+	networks      []string // by their IDs
 	before, since time.Time
 }
 
@@ -89,7 +85,7 @@ func (c *containersAPI) selection(f filters) (s selection, err error) {
 	}
 	for _, v := range f.values("network") {
 		if n, err := c.m.NetworkOf(v); err == nil {
-			s.networks = append(s.networks, n.Name)
+			s.networks = append(s.networks, n.ID)
 		}
 	}
 	for term, at := range map[string]*time.Time{"before": &s.before, "since": &s.since} {
@@ -119,7 +115,9 @@ func (s selection) takes(rec runner.Record) bool {
 		}) &&
 		is("ancestor", func(v string) bool { return madeFrom(rec, v) }) &&
 		is("volume", func(v string) bool { return uses(rec, v) }) &&
-		(!s.f.any("network") || slices.Contains(s.networks, rec.HostConfig.NetworkMode)) &&
+		(!s.f.any("network") || slices.ContainsFunc(rec.Attachments, func(a runner.Attachment) bool {
+			return slices.Contains(s.networks, a.Network)
+		})) &&
 		is("health", func(v string) bool { return v == healthOf(rec) }) &&
 		is("is-task", func(v string) bool { return v == "false" || v == "0" }) &&
 		s.f.labels("label", rec.Config.Labels) &&
@@ -146,14 +144,14 @@ func healthOf(rec runner.Record) string {
 	return rec.State.Health.Status
 }
 
-func summary(rec runner.Record, in runner.NetworkRecord) container.Summary {
+func summary(rec runner.Record) container.Summary {
 	s := container.Summary{
 		ID: rec.ID, Names: []string{"/" + rec.Name}, Image: rec.Config.Image, ImageID: rec.ImageID,
 		ImageManifestDescriptor: &rec.Manifest,
 		Command:                 strings.Join(rec.Config.Args(), " "), Created: rec.Created.Unix(),
 		Ports: portSummaries(rec), Labels: rec.Config.Labels,
 		State: container.ContainerState(rec.State.Status()), Status: statusText(rec.State, time.Now()),
-		NetworkSettings: &container.NetworkSettingsSummary{Networks: endpoints(rec, in)},
+		NetworkSettings: &container.NetworkSettingsSummary{Networks: endpoints(rec)},
 		Mounts:          mountPoints(rec),
 	}
 	if s.Labels == nil {
@@ -194,13 +192,11 @@ func statusText(s runner.State, now time.Time) string {
 func portSummaries(rec runner.Record) []container.PortSummary {
 	out := []container.PortSummary{}
 	shown := map[string]bool{}
-	if rec.Endpoint != nil {
-		for _, p := range rec.Endpoint.Ports {
-			out = append(out, container.PortSummary{
-				IP: anyAddr(p.HostIP), PrivatePort: p.ContainerPort, PublicPort: p.HostPort, Type: p.Proto,
-			})
-			shown[strconv.Itoa(int(p.ContainerPort))+"/"+p.Proto] = true
-		}
+	for _, p := range rec.Published() {
+		out = append(out, container.PortSummary{
+			IP: anyAddr(p.HostIP), PrivatePort: p.ContainerPort, PublicPort: p.HostPort, Type: p.Proto,
+		})
+		shown[strconv.Itoa(int(p.ContainerPort))+"/"+p.Proto] = true
 	}
 	if !rec.State.Running {
 		return out

@@ -1,12 +1,12 @@
 package api
 
 import (
-	"encoding/json"
 	"net/http"
 	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/network"
@@ -22,27 +22,41 @@ func registerNetworks(r *Router, m *runner.Manager) {
 	r.Handle(http.MethodPost, "/networks/prune", n.prune)
 	r.Handle(http.MethodGet, "/networks/{id}", n.inspect)
 	r.Handle(http.MethodDelete, "/networks/{id}", n.remove)
+	r.Handle(http.MethodPost, "/networks/{id}/connect", n.connect)
+	r.Handle(http.MethodPost, "/networks/{id}/disconnect", n.disconnect)
 }
 
-// networksAPI serves the networks that are always there over the runner.
+// networksAPI serves networks over the runner.
 type networksAPI struct{ m *runner.Manager }
 
-func networkOf(n runner.NetworkRecord) network.Network {
+func (a *networksAPI) described(n runner.NetworkRecord) network.Network {
 	out := network.Network{
-		Name: n.Name, ID: n.ID, Created: n.Created, Scope: "local", Driver: n.Driver, EnableIPv4: true,
-		IPAM:    network.IPAM{Driver: "default", Config: []network.IPAMConfig{}},
-		Options: map[string]string{}, Labels: map[string]string{},
+		Name: n.Name, ID: n.ID, Created: n.Created, Scope: "local", Driver: n.Driver,
+		EnableIPv4: n.Config.IPv4 || n.Config.ID == "", EnableIPv6: n.Config.IPv6, Internal: n.Config.Internal,
+		Attachable: n.Attachable, Ingress: n.Ingress,
+		IPAM:    network.IPAM{Driver: "default", Options: n.IPAMOption, Config: []network.IPAMConfig{}},
+		Options: n.Options, Labels: n.Labels,
 	}
-	if n.Driver != "bridge" {
-		return out
+	if out.Options == nil {
+		out.Options = map[string]string{}
 	}
-	out.Options = map[string]string{
-		"com.docker.network.bridge.default_bridge": "true", "com.docker.network.bridge.enable_icc": "true",
-		"com.docker.network.bridge.enable_ip_masquerade": "true", "com.docker.network.bridge.host_binding_ipv4": "0.0.0.0",
-		"com.docker.network.bridge.name": n.Device,
+	if out.Labels == nil {
+		out.Labels = map[string]string{}
 	}
-	if n.Subnet.IsValid() {
-		out.IPAM.Config = append(out.IPAM.Config, network.IPAMConfig{Subnet: n.Subnet, Gateway: n.Gateway})
+	if n.IPAMDriver != "" {
+		out.IPAM.Driver = n.IPAMDriver
+	}
+	if n.Name == "bridge" {
+		out.Options = map[string]string{
+			"com.docker.network.bridge.default_bridge": "true", "com.docker.network.bridge.enable_icc": "true",
+			"com.docker.network.bridge.enable_ip_masquerade": "true", "com.docker.network.bridge.host_binding_ipv4": "0.0.0.0",
+			"com.docker.network.bridge.name": n.Config.Device,
+		}
+	}
+	for _, c := range a.m.Subnets(n) {
+		out.IPAM.Config = append(out.IPAM.Config, network.IPAMConfig{
+			Subnet: c.Subnet, IPRange: c.Range, Gateway: c.Gateway, AuxAddress: c.Aux,
+		})
 	}
 	return out
 }
@@ -69,13 +83,14 @@ func (a *networksAPI) list(w http.ResponseWriter, r *http.Request) error {
 	}
 	out := []network.Summary{}
 	for _, n := range a.m.Networks() {
-		if (dangling == nil || !*dangling) && // these are never that
+		kind := map[bool]string{true: "builtin", false: "custom"}[n.Predefined()]
+		if (dangling == nil || *dangling == (!n.Predefined() && len(a.m.InNetwork(n)) == 0)) &&
 			is("driver", func(v string) bool { return v == n.Driver }) &&
 			is("id", func(v string) bool { return strings.HasPrefix(n.ID, v) }) &&
 			is("name", func(v string) bool { return strings.Contains(n.Name, v) }) &&
 			is("scope", func(v string) bool { return v == "local" }) &&
-			is("type", func(v string) bool { return v == "builtin" }) && f.labels("label", nil) {
-			out = append(out, network.Summary{Network: networkOf(n)})
+			is("type", func(v string) bool { return v == kind }) && f.labels("label", n.Labels) {
+			out = append(out, network.Summary{Network: a.described(n)})
 		}
 	}
 	return writeJSON(w, http.StatusOK, out)
@@ -94,40 +109,65 @@ func (a *networksAPI) inspect(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	out := network.Inspect{Network: networkOf(n), Containers: map[string]network.EndpointResource{}}
+	out := network.Inspect{Network: a.described(n), Containers: map[string]network.EndpointResource{}}
 	for _, rec := range a.m.InNetwork(n) {
-		in := network.EndpointResource{Name: rec.Name, EndpointID: rec.ID}
-		if ep := rec.Endpoint; ep != nil {
-			in.IPv4Address, in.MacAddress = netip.PrefixFrom(ep.IP, ep.PrefixLen), network.HardwareAddr(ep.MAC)
+		for _, at := range rec.Attachments {
+			if at.Network == n.ID {
+				out.Containers[rec.ID] = resource(rec, at)
+			}
 		}
-		out.Containers[rec.ID] = in
+	}
+	if all := a.m.Subnets(n); len(all) > 0 {
+		out.Status = &network.Status{IPAM: network.IPAMStatus{Subnets: network.SubnetStatuses{}}}
+		for _, c := range all {
+			taken, free := a.m.Usage(n, c)
+			out.Status.IPAM.Subnets[c.Subnet] = network.SubnetStatus{IPsInUse: taken, DynamicIPsAvailable: free}
+		}
 	}
 	return writeJSON(w, http.StatusOK, out)
 }
 
-func (a *networksAPI) create(w http.ResponseWriter, r *http.Request) error {
-	var req struct{ Name string }
-	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<20)).Decode(&req); err != nil {
-		return fault.Invalid("invalid JSON: %v", err)
+// resource is a container as its network sees it.
+func resource(rec runner.Record, a runner.Attachment) network.EndpointResource {
+	out := network.EndpointResource{Name: rec.Name, EndpointID: a.EndpointID}
+	ep := a.Endpoint
+	if ep == nil {
+		return out
 	}
-	for _, n := range a.m.Networks() {
-		if n.Name == req.Name {
-			return errdefs.ErrPermissionDenied.WithMessage("operation is not permitted on predefined " + req.Name + " network")
-		}
+	out.MacAddress = network.HardwareAddr(ep.MAC)
+	if ep.IP.IsValid() {
+		out.IPv4Address = netip.PrefixFrom(ep.IP, ep.PrefixLen)
 	}
-	return errdefs.ErrNotImplemented.WithMessage("network " + req.Name + " can't be made: this version has the networks bridge, host and " +
-		"none")
+	if ep.IP6.IsValid() {
+		out.IPv6Address = netip.PrefixFrom(ep.IP6, ep.PrefixLen6)
+	}
+	return out
 }
 
-func (a *networksAPI) remove(_ http.ResponseWriter, r *http.Request) error {
-	n, err := a.m.NetworkOf(r.PathValue("id"))
+func (a *networksAPI) create(w http.ResponseWriter, r *http.Request) error {
+	var req network.CreateRequest
+	if err := readJSON(r, &req); err != nil {
+		return err
+	}
+	rec, err := networkRequest(req)
 	if err != nil {
 		return err
 	}
-	return errdefs.ErrPermissionDenied.WithMessage(n.Name + " is a pre-defined network and cannot be removed")
+	rec, err = a.m.CreateNetwork(r.Context(), rec)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusCreated, network.CreateResponse{ID: rec.ID})
 }
 
-// prune removes the networks that nobody uses; the predefined ones stay.
+func (a *networksAPI) remove(w http.ResponseWriter, r *http.Request) error {
+	if err := a.m.RemoveNetwork(r.Context(), r.PathValue("id")); err != nil {
+		return err
+	}
+	return noContent(w)
+}
+
+// prune removes the networks in which no container is, running or not; the predefined ones stay.
 func (a *networksAPI) prune(w http.ResponseWriter, r *http.Request) error {
 	f, err := parseFilters(r)
 	if err != nil {
@@ -136,5 +176,56 @@ func (a *networksAPI) prune(w http.ResponseWriter, r *http.Request) error {
 	if err := f.only("until", "label", "label!"); err != nil {
 		return err
 	}
-	return writeJSON(w, http.StatusOK, network.PruneReport{NetworksDeleted: []string{}})
+	until, err := untilOf(f)
+	if err != nil {
+		return err
+	}
+	if until.IsZero() {
+		until = time.Now()
+	}
+	report := network.PruneReport{NetworksDeleted: []string{}}
+	for _, n := range a.m.Networks() {
+		if n.Predefined() || !n.Created.Before(until) || !f.labels("label", n.Labels) || f.any("label!") && f.labels("label!", n.Labels) ||
+			len(a.m.NetworkUsers(n)) > 0 {
+			continue
+		}
+		err := a.m.RemoveNetwork(r.Context(), n.ID)
+		if errdefs.IsPermissionDenied(err) || errdefs.IsNotFound(err) {
+			continue // someone has joined, or it is gone meanwhile
+		}
+		if err != nil {
+			return err
+		}
+		report.NetworksDeleted = append(report.NetworksDeleted, n.Name)
+	}
+	a.m.Publish(runner.Event{Type: "network", Action: "prune", Attributes: map[string]string{"reclaimed": "0"}})
+	return writeJSON(w, http.StatusOK, report)
+}
+
+func (a *networksAPI) connect(w http.ResponseWriter, r *http.Request) error {
+	var req network.ConnectRequest
+	if err := readJSON(r, &req); err != nil {
+		return err
+	}
+	at, err := attachmentOf(r.PathValue("id"), req.EndpointConfig)
+	if err != nil {
+		return err
+	}
+	if err := a.m.Connect(r.Context(), r.PathValue("id"), req.Container, at); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusOK)
+	return nil
+}
+
+func (a *networksAPI) disconnect(w http.ResponseWriter, r *http.Request) error {
+	var req network.DisconnectRequest
+	if err := readJSON(r, &req); err != nil {
+		return err
+	}
+	if err := a.m.Disconnect(r.Context(), r.PathValue("id"), req.Container, req.Force); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusOK)
+	return nil
 }

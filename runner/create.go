@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/containerd/containerd/api/types/runc/options"
@@ -20,7 +19,6 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/gantry-build/gantry/cache"
-	"github.com/gantry-build/gantry/internal/fault"
 	"github.com/gantry-build/gantry/qemu"
 	"github.com/gantry-build/gantry/runner/logs"
 	"github.com/gantry-build/gantry/runner/spec"
@@ -33,6 +31,7 @@ type CreateRequest struct {
 	Platform *ocispec.Platform
 	Config   spec.Config
 	Host     spec.HostConfig
+	Networks []Attachment // beside that of the network mode, or about it
 }
 
 // Create makes a container, which does not run yet, and returns its ID and what the user should know.
@@ -85,7 +84,7 @@ func (m *Manager) plan(ctx context.Context, req CreateRequest) (Record, *cache.I
 	rec.Config = spec.Merge(req.Config, inherited)
 	rec.Image, rec.ImageID = img.Name, img.Target.Digest.String()
 	rec.Manifest, rec.Platform = img.Manifest, img.Platform
-	if err := settle(&rec); err != nil {
+	if err := m.settle(&rec, req.Networks); err != nil {
 		return rec, nil, qemu.Way{}, err
 	}
 	way, err := m.o.Qemu.Way(img.Platform)
@@ -105,9 +104,9 @@ func refused(err error) error {
 }
 
 // settle fills in defaults and checks the options.
-func settle(rec *Record) (err error) {
+func (m *Manager) settle(rec *Record, networks []Attachment) (err error) {
 	h, c := &rec.HostConfig, &rec.Config
-	if h.NetworkMode, err = networkMode(h.NetworkMode, c.NetworkDisabled); err != nil {
+	if err := m.settleNetwork(rec, networks); err != nil {
 		return err
 	}
 	if err := spec.Validate(*c, *h); err != nil {
@@ -136,20 +135,6 @@ func settle(rec *Record) (err error) {
 		}
 	}
 	return nil
-}
-
-func networkMode(mode string, disabled bool) (string, error) {
-	switch {
-	case disabled:
-		return "none", nil
-	case mode == "", mode == "default":
-		return "bridge", nil
-	case mode == "bridge", mode == "host", mode == "none":
-		return mode, nil
-	case strings.HasPrefix(mode, "container:"):
-		return "", fault.Invalid("network mode %q is not supported: use bridge, host or none", mode)
-	}
-	return "", fault.Invalid("network %s not found", mode) // not a 404: docker run would pull the image
 }
 
 // make does what plan has settled: volumes, snapshot, containerd's container, record.

@@ -49,7 +49,7 @@ func (m *Manager) ended(c *container, r *run, code int, at time.Time) {
 		st.Running, st.Restarting = true, true
 		c.rec.RestartCount++
 	}
-	c.run, c.rec.State, c.rec.Endpoint = nil, st, nil
+	c.run, c.rec.State, c.rec.Attachments = nil, st, left(c.rec.Attachments)
 	err := c.save()
 	rec, end, restarting := c.rec, c.ending, c.restarts > 0
 	end.code, c.ending = code, newEnding()
@@ -60,6 +60,7 @@ func (m *Manager) ended(c *container, r *run, code int, at time.Time) {
 	c.streams.End()
 	m.emit(rec, "die", "exitCode", strconv.Itoa(code), "execDuration", strconv.Itoa(int(max(lived, 0).Seconds())))
 	m.emitMounts(rec, "unmount")
+	m.emitNetworks("disconnect", rec)
 	close(end.done)
 	switch {
 	case again:
@@ -91,7 +92,8 @@ func (m *Manager) free(ctx context.Context, c *container, r *run) {
 		}
 	}
 	m.disuseVolumes(c.record())
-	if err := m.detach(ctx, c.record()); err != nil {
+	m.farewell(c.record())
+	if err := m.leave(ctx, c.record()); err != nil {
 		m.log.Warn("detaching a container's network", "container", c.id, "error", err)
 	}
 }

@@ -15,7 +15,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/netip"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -31,6 +30,7 @@ import (
 	"github.com/gantry-build/gantry/internal/state"
 	"github.com/gantry-build/gantry/qemu"
 	"github.com/gantry-build/gantry/runner/network"
+	"github.com/gantry-build/gantry/runner/network/dns"
 	"github.com/gantry-build/gantry/runner/process"
 	"github.com/gantry-build/gantry/runner/volume"
 )
@@ -50,23 +50,13 @@ type Emulation interface {
 	Way(ocispec.Platform) (qemu.Way, error)
 }
 
-// Network connects containers; *network.Bridge has it.
-type Network interface {
-	Attach(ctx context.Context, id string, pid int, ports []network.Port) (network.Endpoint, error)
-	Detach(ctx context.Context, id string) error
-	Restore(ctx context.Context, running []string) error
-	Gateway() netip.Addr
-	Subnet() netip.Prefix
-	Device() string
-}
-
 // Options say what a Manager works with. All are needed but Log.
 type Options struct {
 	Root    string // containers/ and volumes/ are made below it
 	State   string // FIFOs and runc's state; gone after a reboot; a short path
 	Store   *cache.Store
 	Qemu    Emulation
-	Network Network
+	Network *network.Host
 	Log     *slog.Logger
 
 	// Resumed says that the daemon before has ended by itself, on the same boot, as nothing ran.
@@ -84,7 +74,12 @@ type Manager struct {
 	volumes *volume.Store
 	events  bus
 
-	networks []NetworkRecord // in the order in which they were made; not changed after Start
+	servers servers
+
+	joining  sync.RWMutex    // held for writing where nobody may enter a network
+	nets     sync.Mutex      // guards the two that follow
+	networks []NetworkRecord // in the order in which they were made
+	tables   map[string]*dns.Table
 
 	ctx  context.Context // ends with Close; what outlives a request runs under it
 	stop context.CancelFunc
@@ -140,6 +135,7 @@ func (m *Manager) Close() error {
 	}
 	m.Processes.Release()
 	m.wg.Wait()
+	m.servers.close()
 	for _, c := range m.all() {
 		_ = c.log.Close()
 	}

@@ -44,7 +44,7 @@ func ports(c spec.Config, h spec.HostConfig) ([]network.Port, error) {
 		}
 	}
 	slices.SortStableFunc(out, func(a, b network.Port) int { return cmp.Compare(a.ContainerPort, b.ContainerPort) })
-	if h.NetworkMode != "bridge" { // Docker discards them with the host's or no network
+	if h.NetworkMode == "host" || h.NetworkMode == "none" { // Docker discards them there
 		return nil, nil
 	}
 	return out, nil

@@ -34,7 +34,8 @@ type Record struct {
 	Mounts     []volume.MountPoint `json:",omitempty"`
 	Ports      []network.Port      `json:",omitempty"` // asked for
 	State      State
-	Endpoint   *network.Endpoint `json:",omitempty"` // while running on the bridge
+
+	Attachments []Attachment `json:",omitempty"` // to networks; that of its network mode first
 
 	RestartCount    int  `json:",omitempty"` // by policy, since the last start by hand
 	ManuallyStopped bool `json:",omitempty"`

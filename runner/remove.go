@@ -140,6 +140,9 @@ func (m *Manager) Rename(ref, name string) error {
 		return err
 	}
 	m.unreserve(old, c.id)
+	if err := m.introduce(c); err != nil {
+		m.log.Warn("telling networks a container's new name", "container", c.id, "error", err)
+	}
 	m.emit(c.record(), "rename", "oldName", "/"+old)
 	return nil
 }

@@ -46,13 +46,17 @@ func (m *Manager) restore(ctx context.Context) error {
 		})
 	}
 	_ = g.Wait()
-	var onBridge []string
+	running := map[string][]string{}
 	for _, f := range results {
-		if (f.run != nil || f.lost != nil) && f.c.record().HostConfig.NetworkMode == "bridge" {
-			onBridge = append(onBridge, f.c.id)
+		if f.run == nil && f.lost == nil {
+			continue
+		}
+		for _, a := range f.c.record().Attachments {
+			on := m.idOn(a.Network)
+			running[on] = append(running[on], f.c.id)
 		}
 	}
-	if err := m.o.Network.Restore(ctx, onBridge); err != nil {
+	if err := m.o.Network.Restore(ctx, running); err != nil {
 		return err
 	}
 	m.sweepPipes()
@@ -61,8 +65,33 @@ func (m *Manager) restore(ctx context.Context) error {
 	for _, f := range results {
 		m.takeUp(f)
 	}
+	m.introduceAll(results)
 	m.watchOOM()
 	return nil
+}
+
+// introduceAll tells the networks who lives, and opens the name servers again, whose sockets ended with the daemon
+// before. All names are there before anyone is answered.
+func (m *Manager) introduceAll(all []found) {
+	for _, f := range all {
+		if f.run != nil {
+			m.announce(f.c.record())
+		}
+	}
+	var g errgroup.Group
+	g.SetLimit(32) // the kernel is waited for
+	for _, f := range all {
+		if f.run == nil {
+			continue
+		}
+		g.Go(func() error {
+			if err := m.introduce(f.c); err != nil {
+				m.log.Warn("a container that lives can't be introduced to its networks", "container", f.c.id, "error", err)
+			}
+			return nil
+		})
+	}
+	_ = g.Wait()
 }
 
 // restoreVolumes keeps mounted what the living containers use, and unmounts the rest.

@@ -18,7 +18,6 @@ import (
 	"github.com/gantry-build/gantry/cache"
 	"github.com/gantry-build/gantry/internal/fault"
 	"github.com/gantry-build/gantry/runner/lookup"
-	"github.com/gantry-build/gantry/runner/network"
 	"github.com/gantry-build/gantry/runner/spec"
 	"github.com/gantry-build/gantry/runner/stream"
 )
@@ -58,13 +57,13 @@ func (m *Manager) startRun(ctx context.Context, c *container) error {
 	if m.ctx.Err() != nil {
 		return errdefs.ErrUnavailable.WithMessage(errClosing.Error())
 	}
-	r, ep, exit, err := m.launch(ctx, c)
+	r, attached, exit, err := m.launch(ctx, c)
 	if err != nil {
 		return m.startFailed(c, err)
 	}
 	c.mu.Lock()
 	c.run = r
-	c.rec.Endpoint = ep
+	c.rec.Attachments = attached
 	c.rec.State = State{
 		Running: true, Pid: int(r.task.Pid()), StartedAt: time.Now().UTC(), FinishedAt: c.rec.State.FinishedAt,
 	}
@@ -74,8 +73,10 @@ func (m *Manager) startRun(ctx context.Context, c *container) error {
 	if err != nil {
 		m.log.Error("writing the record of a started container", "container", c.id, "error", err)
 	}
+	m.relink(rec)
 	r.io.Started(r.task)
 	m.emitMounts(rec, "mount")
+	m.emitNetworks("connect", rec)
 	m.emit(rec, "start")
 	m.background(func() { m.watch(c, r, exit) })
 	m.startHealth(c, r)
@@ -93,7 +94,7 @@ func (m *Manager) startFailed(c *container, cause error) error {
 	}
 	c.mu.Lock()
 	c.rec.State = State{ExitCode: code, Error: cause.Error(), StartedAt: c.rec.State.StartedAt, FinishedAt: time.Now().UTC()}
-	c.rec.Endpoint = nil
+	c.rec.Attachments = left(c.rec.Attachments)
 	err := c.save()
 	end := c.ending
 	end.code, c.ending = code, newEnding()
@@ -110,7 +111,7 @@ func (m *Manager) startFailed(c *container, cause error) error {
 }
 
 // launch makes the task, gives it its network, and starts it. After an error nothing is left.
-func (m *Manager) launch(ctx context.Context, c *container) (_ *run, ep *network.Endpoint, _ <-chan client.ExitStatus, err error) {
+func (m *Manager) launch(ctx context.Context, c *container) (_ *run, attached []Attachment, _ <-chan client.ExitStatus, err error) {
 	rec := c.record()
 	cont, err := m.client.LoadContainer(ctx, c.id)
 	if err != nil {
@@ -155,10 +156,11 @@ func (m *Manager) launch(ctx context.Context, c *container) (_ *run, ep *network
 	defer func() {
 		if err != nil {
 			_, e := r.task.Delete(ctx, client.WithProcessKill)
-			err = errors.Join(err, e, m.detach(ctx, rec))
+			m.farewell(rec)
+			err = errors.Join(err, e, m.leave(ctx, rec))
 		}
 	}()
-	if ep, err = m.connect(ctx, c, rec, int(r.task.Pid())); err != nil {
+	if err = m.connect(ctx, c, &rec, int(r.task.Pid())); err != nil {
 		return nil, nil, nil, err
 	}
 	exit, err := r.task.Wait(m.ctx)
@@ -168,7 +170,7 @@ func (m *Manager) launch(ctx context.Context, c *container) (_ *run, ep *network
 	if err := r.task.Start(ctx); err != nil {
 		return nil, nil, nil, fmt.Errorf("failed to start task for container: %w", err)
 	}
-	return r, ep, exit, nil
+	return r, rec.Attachments, exit, nil
 }
 
 // dropTask removes what a killed daemon may have left of a run that was never booked.
@@ -212,6 +214,11 @@ func (m *Manager) specFor(ctx context.Context, c *container, rec Record, mounts 
 	if in.Files, err = m.writeFiles(c, rec); err != nil {
 		return nil, err
 	}
+	if owner, err := m.netOwner(rec); err != nil {
+		return nil, err
+	} else if owner != nil {
+		in.Network = fmt.Sprintf("/proc/%d/ns/net", owner.record().State.Pid)
+	}
 	s, err := spec.Build(in)
 	if err != nil {
 		return nil, err
@@ -226,26 +233,11 @@ func (m *Manager) specFor(ctx context.Context, c *container, rec Record, mounts 
 	return s, way.Edit(s)
 }
 
-// connect attaches a created task to the bridge and completes its hosts file.
-func (m *Manager) connect(ctx context.Context, c *container, rec Record, pid int) (*network.Endpoint, error) {
-	if rec.HostConfig.NetworkMode != "bridge" {
-		return nil, nil
+// connect puts a created task into the container's networks and introduces it there.
+func (m *Manager) connect(ctx context.Context, c *container, rec *Record, pid int) error {
+	if err := m.join(ctx, rec, pid); err != nil {
+		return err
 	}
-	ep, err := m.o.Network.Attach(ctx, c.id, pid, rec.Ports)
-	if errors.Is(err, network.ErrAttached) { // the daemon died between the two halves of an end
-		if err = m.o.Network.Detach(ctx, c.id); err == nil {
-			ep, err = m.o.Network.Attach(ctx, c.id, pid, rec.Ports)
-		}
-	}
-	if err != nil {
-		return nil, err
-	}
-	return &ep, m.writeHosts(c, rec, ep.IP, ep.Gateway)
-}
-
-func (m *Manager) detach(ctx context.Context, rec Record) error {
-	if rec.HostConfig.NetworkMode != "bridge" {
-		return nil
-	}
-	return m.o.Network.Detach(ctx, rec.ID)
+	rec.State.Running, rec.State.Pid = true, pid // as it will be
+	return m.introduceAs(c, *rec)
 }

@@ -41,7 +41,7 @@ type daemon struct {
 	qemu    *qemu.Machine
 	store   *cache.Store
 	solver  *solver.Solver
-	network *network.Bridge
+	network *network.Host
 	runner  *runner.Manager
 	server  *api.Server
 	stop    chan struct{} // a request to stop
@@ -148,7 +148,7 @@ func (d *daemon) openStore(ctx context.Context, bin, runc string) error {
 func (d *daemon) openSolver(ctx context.Context, cfg *config.Config, runc string, trusted *trust.Store) (err error) {
 	d.solver, err = solver.Start(ctx, solver.Options{
 		Root: filepath.Join(d.at.Root(), "solver"), Store: d.store, Runc: runc, Config: cfg, Version: thin.Version,
-		Platforms: d.qemu, Hosts: trusted.Hosts, Sandbox: d.sandbox, Gateway: d.network.Up, Scan: listSoftware,
+		Platforms: d.qemu, Hosts: trusted.Hosts, Sandbox: d.sandbox, Gateway: d.network.Default().Up, Scan: listSoftware,
 		Requests: []grpc.UnaryServerInterceptor{attest.OwnScanner(solver.Scanner, solver.ScannerEpoch), image.SharedLayers},
 		Exporter: func(e solver.Exporting) exporter.Exporter {
 			if e.Name != client.ExporterImage {
@@ -233,7 +233,7 @@ func (d *daemon) closeRunner() {
 // sandbox is the containers' network as the solver sees it: as with Docker, a step is on the same
 // bridge as containers that ask for no other.
 func (d *daemon) sandbox(ctx context.Context) (solver.Sandbox, error) {
-	s, err := d.network.NewSandbox(ctx)
+	s, err := d.network.Default().NewSandbox(ctx)
 	if err != nil {
 		return nil, err // not a nil *network.Sandbox in an interface
 	}
@@ -243,7 +243,7 @@ func (d *daemon) sandbox(ctx context.Context) (solver.Sandbox, error) {
 // closeNetwork leaves the host as it was when no container needs the bridge any more.
 func (d *daemon) closeNetwork() {
 	if d.runner != nil && d.runner.Running() == 0 {
-		if err := d.network.Remove(context.Background()); err != nil {
+		if err := d.network.Clear(context.Background()); err != nil {
 			d.log.Warn("the bridge network could not be removed", "error", err)
 		}
 	}

@@ -22,3 +22,13 @@ func Conflict(format string, args ...any) error {
 func NotFound(format string, args ...any) error {
 	return errdefs.ErrNotFound.WithMessage(fmt.Sprintf(format, args...))
 }
+
+// Forbidden is an errdefs.ErrPermissionDenied: it is not to be done, whoever asks.
+func Forbidden(format string, args ...any) error {
+	return errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf(format, args...))
+}
+
+// Unavailable is an errdefs.ErrUnavailable: what it needs is not there.
+func Unavailable(format string, args ...any) error {
+	return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf(format, args...))
+}

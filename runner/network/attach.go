@@ -4,34 +4,37 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
-
-	"github.com/vishvananda/netlink"
+	"slices"
 )
 
 // ErrAttached says that the container already has an endpoint: Detach it first.
 var ErrAttached = errors.New("container is already attached")
 
-// Attach connects the network namespace of process pid, which must not be the host's, and publishes ports. Either
-// all of it is done or nothing is. Errors: *PortError for a port that cannot be had, ErrAttached, and what the
-// kernel refuses, with the module it lacks. The first call makes the bridge device and the table.
-func (b *Bridge) Attach(ctx context.Context, id string, pid int, ports []Port) (Endpoint, error) {
-	b.whole.RLock()
-	defer b.whole.RUnlock()
-	end, err := b.begin(ctx, id)
+// Attach connects a container to the network and publishes its ports. Either all of it is done or nothing is. The
+// container gets its default route by the first network that has one; see SetGateways. Errors: *PortError for a port
+// that cannot be had, ErrAttached, ipam's for an address, and what the kernel refuses, with the module it lacks. The
+// first call makes the device and the table.
+func (n *Network) Attach(ctx context.Context, r Request) (Endpoint, error) {
+	n.host.whole.RLock()
+	defer n.host.whole.RUnlock()
+	end, err := n.begin(ctx, r.ID)
 	if err != nil {
 		return Endpoint{}, err
 	}
 	defer end()
-	if err := b.attachProcess(ctx, lease{ID: id, PID: pid, Ports: ports}); err != nil {
-		return Endpoint{}, fmt.Errorf("attaching container %s to network %s: %w", id, b.opts.Name, err)
+	l := lease{
+		ID: r.ID, PID: r.PID, Ports: r.Ports, IP: r.IP, IP6: r.IP6, MAC: r.MAC, Interface: r.Interface, Sysctls: r.Sysctls,
+		LinkLocal: r.LinkLocal,
 	}
-	ep, _ := b.Endpoint(id)
+	if err := n.attachProcess(ctx, l); err != nil {
+		return Endpoint{}, fmt.Errorf("attaching container %s to network %s: %w", r.ID, n.cfg.Name, err)
+	}
+	ep, _ := n.Endpoint(r.ID)
 	return ep, nil
 }
 
-func (b *Bridge) attachProcess(ctx context.Context, l lease) error {
+func (n *Network) attachProcess(ctx context.Context, l lease) error {
 	if !validID.MatchString(l.ID) {
 		return fmt.Errorf("container id %q: want letters, digits, _, . or -", l.ID)
 	}
@@ -40,115 +43,142 @@ func (b *Bridge) attachProcess(ctx context.Context, l lease) error {
 		return err
 	}
 	defer sandbox.Close()
-	_, err = b.attach(ctx, l, sandbox)
+	_, err = n.attach(ctx, l, sandbox)
 	return err
 }
 
-// attach returns the lease with what it was given: its address and host ports.
-func (b *Bridge) attach(ctx context.Context, l lease, sandbox *os.File) (_ lease, err error) {
-	bridge, err := b.ensure(ctx)
+// attach returns the lease with what it was given: its addresses, host ports and interface.
+func (n *Network) attach(ctx context.Context, l lease, sandbox *os.File) (_ lease, err error) {
+	dev, err := n.ensure(ctx)
 	if err != nil {
 		return l, err
 	}
-	if l, err = b.take(l); err != nil {
+	inside, err := look(sandbox)
+	if err != nil {
+		return l, err
+	}
+	defer inside.Close()
+	if l.Interface, err = inside.free(l.Interface, n.cfg.prefix()); err != nil {
+		return l, err
+	}
+	if l, err = n.take(l); err != nil {
 		return l, err
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, b.rules.apply(nil, elementsOf(l)))
-			b.forget(l)
+			err = errors.Join(err, n.host.rules.apply(nil, elementsOf(l)))
+			n.forget(l)
 		}
 	}()
 	if err := context.Cause(ctx); err != nil {
 		return l, err
 	}
-	return l, b.plug(bridge, l, sandbox)
+	return l, n.plug(dev, l, inside)
 }
 
 // plug connects the sandbox first: a published port never leads into the void.
-func (b *Bridge) plug(bridge *netlink.Bridge, l lease, sandbox *os.File) error {
-	w := wire{
-		bridge: bridge.Attrs().Index, bridgeName: bridge.Attrs().Name, mtu: bridge.Attrs().MTU, host: vethName(b.opts.Name, l),
-		addr: netip.PrefixFrom(l.IP, b.Subnet().Bits()), gateway: b.Gateway(),
-	}
-	b.reaper.await(w.host)
-	if err := w.connect(sandbox); err != nil {
+func (n *Network) plug(dev device, l lease, inside *interior) error {
+	w := n.wire(dev, l)
+	n.host.reaper.await(w.host)
+	if err := w.connect(inside); err != nil {
 		return err
 	}
-	if err := b.rules.apply(elementsOf(l), nil); err != nil {
+	if err := n.host.rules.apply(elementsOf(l), nil); err != nil {
 		return errors.Join(err, deleteLink(w.host))
 	}
-	b.dropFlows(l)
+	n.dropFlows(l)
 	return nil
 }
 
-// take gives a lease an address and the host ports, and writes both down before anything of the host changes.
-func (b *Bridge) take(l lease) (_ lease, err error) {
-	if _, attached := b.Endpoint(l.ID); attached {
-		return lease{}, ErrAttached
-	}
-	if l.Ports, err = b.ports.reserve(l.ID, l.Ports); err != nil {
-		return lease{}, err
-	}
-	b.mu.Lock()
-	if l.IP, err = b.pool.Next(l.ID); err == nil {
-		b.leases[l.ID] = l
-	}
-	b.mu.Unlock()
-	if err == nil && !l.fleeting {
-		err = b.store.save(l)
-	}
-	if err != nil {
-		b.forget(l)
-		return lease{}, err
-	}
-	return l, nil
-}
-
-// forget undoes take.
-func (b *Bridge) forget(l lease) {
-	b.store.drop(l.ID)
-	b.ports.release(l.ID)
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	delete(b.leases, l.ID)
-	if b.pool != nil && l.IP.IsValid() {
-		b.pool.Free(l.IP)
-	}
-}
-
-// Detach withdraws a container's ports, cuts it off and frees its address; its veth pair is deleted in the background,
-// for which Close waits. It is no error when the container is not attached. When the host cannot be changed the lease stays, so that a
-// second Detach, or Restore, finishes the work.
-func (b *Bridge) Detach(ctx context.Context, id string) error {
-	b.whole.RLock()
-	defer b.whole.RUnlock()
-	end, err := b.begin(ctx, id)
+// Detach withdraws a container's ports, cuts it off and frees its addresses; its interface is deleted in the
+// background, for which Close waits. It is no error when the container is not attached. When the host cannot be changed
+// the lease stays, so that a second Detach, or Restore, finishes the work.
+func (n *Network) Detach(ctx context.Context, id string) error {
+	n.host.whole.RLock()
+	defer n.host.whole.RUnlock()
+	end, err := n.begin(ctx, id)
 	if err != nil {
 		return err
 	}
 	defer end()
-	b.mu.Lock()
-	l, ok := b.leases[id]
-	b.mu.Unlock()
+	n.mu.Lock()
+	l, ok := n.leases[id]
+	n.mu.Unlock()
 	if !ok {
 		return nil
 	}
-	if err := b.unplug(l); err != nil {
-		return fmt.Errorf("detaching container %s from network %s: %w", id, b.opts.Name, err)
+	if err := n.unplug(l); err != nil {
+		return fmt.Errorf("detaching container %s from network %s: %w", id, n.cfg.Name, err)
 	}
-	b.forget(l)
+	n.forget(l)
 	return nil
 }
 
+// Disconnect is Detach of a container that goes on: it returns when the interface is gone.
+func (n *Network) Disconnect(ctx context.Context, id string) error {
+	n.mu.Lock()
+	l, ok := n.leases[id]
+	n.mu.Unlock()
+	err := n.Detach(ctx, id)
+	if ok {
+		n.host.reaper.await(vethName(n.cfg.Device, l))
+	}
+	return err
+}
+
 // unplug withdraws the ports first, so that no client is led to an address without a container.
-func (b *Bridge) unplug(l lease) error {
-	if err := b.rules.apply(nil, elementsOf(l)); err != nil {
+func (n *Network) unplug(l lease) error {
+	if err := n.host.rules.apply(nil, elementsOf(l)); err != nil {
 		return err
 	}
-	if err := b.reaper.bury(vethName(b.opts.Name, l)); err != nil {
+	if err := n.cut(l); err != nil {
 		return err
 	}
-	b.dropFlows(l)
+	n.dropFlows(l)
 	return nil
+}
+
+// cut takes the interface away.
+func (n *Network) cut(l lease) error {
+	if n.cfg.Driver == DriverBridge {
+		return n.host.reaper.bury(vethName(n.cfg.Device, l))
+	}
+	return deleteInside(l)
+}
+
+// Publish gives a container that is attached other published ports, those that it has in common stay. Nothing changes
+// after an error, which is a *PortError when a port cannot be had.
+func (n *Network) Publish(ctx context.Context, id string, ports []Port) (Endpoint, error) {
+	n.host.whole.RLock()
+	defer n.host.whole.RUnlock()
+	end, err := n.begin(ctx, id)
+	if err != nil {
+		return Endpoint{}, err
+	}
+	defer end()
+	n.mu.Lock()
+	old, ok := n.leases[id]
+	n.mu.Unlock()
+	if !ok {
+		return Endpoint{}, fmt.Errorf("container %s is not attached to network %s", id, n.cfg.Name)
+	}
+	l := old
+	n.host.ports.release(n.owner(id))
+	if l.Ports, err = n.reserve(id, ports); err != nil {
+		return Endpoint{}, errors.Join(err, n.host.ports.adopt(n.owner(id), old.Ports))
+	}
+	gone := slices.DeleteFunc(elementsOf(old), func(e element) bool { return slices.Contains(elementsOf(l), e) })
+	if err := n.host.rules.apply(elementsOf(l), gone); err != nil {
+		n.host.ports.release(n.owner(id))
+		return Endpoint{}, errors.Join(err, n.host.ports.adopt(n.owner(id), old.Ports))
+	}
+	n.mu.Lock()
+	n.leases[id] = l
+	n.mu.Unlock()
+	if err := n.store.save(l); err != nil {
+		return Endpoint{}, err
+	}
+	n.dropFlows(l)
+	ep, _ := n.Endpoint(id)
+	return ep, nil
 }

@@ -20,33 +20,33 @@ func testOptions(t testing.TB) Options {
 }
 
 // openBridge opens a network that the test's end takes off the host again.
-func openBridge(t testing.TB, opts Options) *Bridge {
+func openBridge(t testing.TB, opts Options) *Network {
 	t.Helper()
-	b, err := Open(t.Context(), opts)
+	h, err := Open(t.Context(), opts)
 	must(t, err)
+	b := h.Default()
 	t.Cleanup(func() {
-		if err := b.Remove(context.WithoutCancel(t.Context())); err != nil {
+		if err := b.host.Clear(context.WithoutCancel(t.Context())); err != nil {
 			t.Error(err)
 		}
 	})
 	return b
 }
 
-func attach(t testing.TB, b *Bridge, id string, ports ...Port) (*sandbox, Endpoint) {
+func attach(t testing.TB, b *Network, id string, ports ...Port) (*sandbox, Endpoint) {
 	t.Helper()
 	s := newSandbox(t, 0)
-	ep, err := b.Attach(t.Context(), id, s.pid, ports)
+	ep, err := b.Attach(t.Context(), Request{ID: id, PID: s.pid, Ports: ports})
 	must(t, err)
 	return s, ep
 }
 
 // elements lists the keys in both maps as the kernel has them.
-func elements(t testing.TB, b *Bridge) (keys []string) {
+func elements(t testing.TB, b *Network) (keys []string) {
 	t.Helper()
 	conn, err := connect()
 	must(t, err)
-	published, at := portMaps(b.rules.nft())
-	for _, m := range []*nftables.Set{published, at} {
+	for _, m := range portMaps(b.host.rules.nft()) {
 		es, err := conn.GetSetElements(m)
 		must(t, err)
 		for _, e := range es {
@@ -145,7 +145,7 @@ func TestUDP(t *testing.T) {
 	done := make(chan struct{})
 	go func() { defer close(done); echoPackets(echo) }()
 	defer func() { echo.Close(); <-done }()
-	_, err = b.Attach(t.Context(), "dns", s.pid, []Port{{HostPort: 5353, ContainerPort: 53, Proto: "UDP"}})
+	_, err = b.Attach(t.Context(), Request{ID: "dns", PID: s.pid, Ports: []Port{{HostPort: 5353, ContainerPort: 53, Proto: "UDP"}}})
 	must(t, err)
 
 	local, err := net.Dial("udp4", "127.0.0.1:5353")
@@ -220,7 +220,7 @@ func TestContainerCannotReachHostLoopback(t *testing.T) {
 	}
 	conn, err := connect()
 	must(t, err)
-	conn.FlushChain(&nftables.Chain{Name: "raw", Table: b.rules.nft()})
+	conn.FlushChain(&nftables.Chain{Name: "raw", Table: b.host.rules.nft()})
 	must(t, conn.Flush())
 	if _, err := s.get("127.0.0.1:7000"); err != nil {
 		t.Errorf("the test proves nothing: even without the rule: %v", err)
@@ -231,7 +231,7 @@ func TestEmulatedContainersNamespace(t *testing.T) {
 	needHost(t)
 	b := openBridge(t, testOptions(t))
 	s := newSandbox(t, unix.CLONE_NEWUSER)
-	ep, err := b.Attach(t.Context(), "foreign", s.pid, []Port{{HostPort: 8090, ContainerPort: 80}})
+	ep, err := b.Attach(t.Context(), Request{ID: "foreign", PID: s.pid, Ports: []Port{{HostPort: 8090, ContainerPort: 80}}})
 	must(t, err)
 	s.serve(t, ":80")
 	wantPeer(t, "namespace of a child user namespace", nil, "127.0.0.1:8090", ep.Gateway.String())

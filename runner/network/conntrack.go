@@ -3,6 +3,7 @@ package network
 import (
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -12,7 +13,7 @@ import (
 // translated to the container. UDP has no end of a connection, so they live as long as the client keeps sending, and
 // go on to where they went before the container came, or after it left.
 type udpFlows struct {
-	container netip.Addr
+	container []netip.Addr
 	host      map[netip.AddrPort]bool
 }
 
@@ -23,12 +24,12 @@ func (u udpFlows) MatchConntrackFlow(f *netlink.ConntrackFlow) bool {
 	}
 	source, _ := netip.AddrFromSlice(f.Reverse.SrcIP)
 	target, _ := netip.AddrFromSlice(f.Forward.DstIP)
-	return source.Unmap() == u.container || u.host[netip.AddrPortFrom(target.Unmap(), f.Forward.DstPort)]
+	return slices.Contains(u.container, source.Unmap()) || u.host[netip.AddrPortFrom(target.Unmap(), f.Forward.DstPort)]
 }
 
 // flowsOf returns the filter of a container's UDP ports, and whether it has any.
 func flowsOf(l lease, local []netip.Addr) (udpFlows, bool) {
-	u := udpFlows{container: l.IP, host: map[netip.AddrPort]bool{}}
+	u := udpFlows{container: l.addresses(), host: map[netip.AddrPort]bool{}}
 	publishes := false
 	for _, p := range l.Ports {
 		if p.Proto != "udp" {
@@ -62,16 +63,26 @@ func localAddresses() []netip.Addr {
 
 // dropFlows forgets the flows of a container's UDP ports. It reads the whole table of connections, so only
 // containers that publish a UDP port pay for it. Failure only means that old flows stick for some time.
-func (b *Bridge) dropFlows(l lease) {
+func (n *Network) dropFlows(l lease) {
 	if _, publishes := flowsOf(l, nil); !publishes {
 		return
 	}
 	filter, _ := flowsOf(l, localAddresses())
+	families := []netlink.InetFamily{unix.AF_INET}
+	if l.IP6.IsValid() {
+		families = append(families, unix.AF_INET6)
+	}
+	for _, f := range families {
+		n.dropMatching(f, filter, l.ID)
+	}
+}
+
+func (n *Network) dropMatching(family netlink.InetFamily, filter udpFlows, id string) {
 	var err error
 	for range 5 { // a table that changes while it is read is read again
-		if _, err = netlink.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, filter); err == nil {
+		if _, err = netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, filter); err == nil {
 			return
 		}
 	}
-	b.log.Warn("could not drop old UDP flows", "container", l.ID, "error", err)
+	n.log.Warn("could not drop old UDP flows", "container", id, "error", err)
 }

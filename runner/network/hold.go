@@ -16,7 +16,7 @@ func holdPort(proto byte, addr netip.AddrPort) (*os.File, error) {
 	if proto == unix.IPPROTO_UDP {
 		kind = unix.SOCK_DGRAM
 	}
-	fd, err := unix.Socket(unix.AF_INET, kind|unix.SOCK_CLOEXEC, int(proto))
+	fd, err := unix.Socket(domainOf(addr.Addr()), kind|unix.SOCK_CLOEXEC, int(proto))
 	if errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.ESOCKTNOSUPPORT) {
 		return nil, nil
 	}
@@ -33,11 +33,30 @@ func holdPort(proto byte, addr netip.AddrPort) (*os.File, error) {
 	return os.NewFile(uintptr(fd), "published port "+addr.String()), nil
 }
 
+func domainOf(a netip.Addr) int {
+	if a.Is4() {
+		return unix.AF_INET
+	}
+	return unix.AF_INET6
+}
+
+// socketAddress prepares fd: an IPv6 socket is to leave the same port of IPv4 alone.
+func socketAddress(fd int, addr netip.AddrPort) (unix.Sockaddr, error) {
+	if addr.Addr().Is4() {
+		return &unix.SockaddrInet4{Port: int(addr.Port()), Addr: addr.Addr().As4()}, nil
+	}
+	err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1)
+	return &unix.SockaddrInet6{Port: int(addr.Port()), Addr: addr.Addr().As16()}, err
+}
+
 // bindIdle binds fd. A TCP port may still have connections in TIME_WAIT from a server that just ended, which only
 // SO_REUSEADDR passes; but a socket bound with it lets others bind the port too, unless it has listened since. So it
 // listens, drops the option, and stops listening: the port stays taken (net/ipv4/inet_connection_sock.c).
 func bindIdle(fd int, proto byte, addr netip.AddrPort) error {
-	sa := &unix.SockaddrInet4{Port: int(addr.Port()), Addr: addr.Addr().As4()}
+	sa, err := socketAddress(fd, addr)
+	if err != nil {
+		return err
+	}
 	if proto != unix.IPPROTO_TCP {
 		return unix.Bind(fd, sa)
 	}

@@ -15,23 +15,26 @@ ff02::2	ip6-allrouters
 `
 
 // Hosts returns a container's /etc/hosts: the loopback names, extra entries of the form name:address (as ExtraHosts
-// returns them; others are left out), and the container's own name, with its first label as a second name. A zero ip
-// leaves the own name out. It is a pure function.
-func Hosts(hostname string, ip netip.Addr, extra []string) []byte {
+// returns them; others are left out), and the container's own addresses with its name, whose first label is a second
+// name. It is a pure function.
+func Hosts(hostname string, own []netip.Addr, extra []string) []byte {
 	out := []byte(hostsHead)
 	for _, e := range extra {
 		if name, addr, err := splitHost(e, netip.Addr{}); err == nil {
 			out = fmt.Appendf(out, "%s\t%s\n", addr, name)
 		}
 	}
-	if !ip.IsValid() || hostname == "" {
+	if hostname == "" {
 		return out
 	}
 	names := hostname
 	if label, _, dotted := strings.Cut(hostname, "."); dotted && label != "" {
 		names += " " + label
 	}
-	return fmt.Appendf(out, "%s\t%s\n", ip, names)
+	for _, ip := range own {
+		out = fmt.Appendf(out, "%s\t%s\n", ip, names)
+	}
+	return out
 }
 
 // ExtraHosts checks entries of the form name:address and puts the gateway's address in place of the word

@@ -8,14 +8,26 @@ import (
 	"github.com/google/nftables/expr"
 )
 
-var loopback = netip.MustParsePrefix("127.0.0.0/8")
+var (
+	loopback  = netip.MustParsePrefix("127.0.0.0/8")
+	loopback6 = netip.MustParsePrefix("::1/128")
+)
+
+// policy is what the table does for one network.
+type policy struct {
+	device     string
+	subnets    []netip.Prefix
+	internal   bool           // nobody gets out, and nobody in
+	talk       bool           // its containers reach each other
+	open       bool           // neighbours reach ports that are not published
+	masquerade []netip.Prefix // those of the subnets that leave with the host's address
+}
 
 // layout puts a whole table into one transaction.
 type layout struct {
-	conn   *nftables.Conn
-	table  *nftables.Table
-	device string
-	subnet netip.Prefix
+	conn     *nftables.Conn
+	table    *nftables.Table
+	policies []policy
 }
 
 func (y layout) chain(name string, kind nftables.ChainType, hook *nftables.ChainHook, prio *nftables.ChainPriority) *nftables.Chain {
@@ -27,43 +39,77 @@ func (y layout) rule(chain *nftables.Chain, parts ...[]expr.Any) {
 	y.conn.AddRule(&nftables.Rule{Table: y.table, Chain: chain, Exprs: slices.Concat(parts...)})
 }
 
-// add writes the chains; the maps must be in the same transaction.
-func (y layout) add(published, at *nftables.Set) {
+// add writes the sets of devices and the chains; the maps must be in the same transaction.
+func (y layout) add() error {
+	for _, s := range deviceSets(y.table) {
+		if err := y.conn.AddSet(s, y.members(s.Name)); err != nil {
+			return err
+		}
+	}
 	y.raw()
-	y.destinations("prerouting", nftables.ChainHookPrerouting, published, at)
-	y.destinations("output", nftables.ChainHookOutput, published, at)
+	y.destinations("prerouting", nftables.ChainHookPrerouting)
+	y.destinations("output", nftables.ChainHookOutput)
 	y.forward()
 	y.postrouting()
+	return nil
+}
+
+// members are the elements of one of the sets of devices.
+func (y layout) members(set string) (es []nftables.SetElement) {
+	for _, p := range y.policies {
+		key := ifname(p.device)
+		if set == setTalk {
+			key = slices.Concat(key, key)
+		}
+		if set == setBridges || set == setInternal && p.internal || set == setOpen && p.open || set == setTalk && p.talk {
+			es = append(es, nftables.SetElement{Key: key})
+		}
+	}
+	return es
 }
 
 func (y layout) raw() {
 	c := y.chain("raw", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityRaw)
-	y.rule(c, device(expr.MetaKeyIIFNAME, expr.CmpOpNeq, "lo"), destinationIn(loopback), verdict(expr.VerdictDrop))
+	y.rule(c, deviceIs(expr.MetaKeyIIFNAME, expr.CmpOpNeq, "lo"), destinationIn(loopback), verdict(expr.VerdictDrop))
 }
 
-func (y layout) destinations(name string, hook *nftables.ChainHook, published, at *nftables.Set) {
+// destinations: the host's own ::1 has no way into a bridge, so what is sent to it is left alone.
+func (y layout) destinations(name string, hook *nftables.ChainHook) {
 	c := y.chain(name, nftables.ChainTypeNAT, hook, nftables.ChainPriorityNATDest)
-	y.rule(c, []expr.Any{destination(reg1)}, protoAndPort(word2, word3), translate(at))
-	y.rule(c, localDestination(), protoAndPort(reg1, word2), translate(published))
+	y.rule(c, destinationIn(loopback6), verdict(expr.VerdictReturn))
+	for _, f := range []family{ipv4, ipv6} {
+		y.rule(c, f.is(), []expr.Any{f.loadDestination()}, protoAndPort(word0+f.size/4), f.translate(f.publishedAt()))
+		y.rule(c, f.is(), localDestination(), protoAndPort(word0), f.translate(f.published()))
+	}
 }
 
 func (y layout) forward() {
 	c := y.chain("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter)
-	in := device(expr.MetaKeyIIFNAME, expr.CmpOpEq, y.device)
-	out := device(expr.MetaKeyOIFNAME, expr.CmpOpEq, y.device)
+	in, out := expr.MetaKeyIIFNAME, expr.MetaKeyOIFNAME
 	known := conntrack(expr.CtKeySTATE, expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED)
-	y.rule(c, in, verdict(expr.VerdictAccept))
-	y.rule(c, out, known, verdict(expr.VerdictAccept))
-	y.rule(c, out, conntrack(expr.CtKeySTATUS, ctStatusDNAT), verdict(expr.VerdictAccept))
-	y.rule(c, out, verdict(expr.VerdictDrop))
+	y.rule(c, talking(), verdict(expr.VerdictAccept))
+	y.rule(c, deviceIn(in, setBridges), known, verdict(expr.VerdictAccept))
+	y.rule(c, deviceIn(out, setBridges), known, verdict(expr.VerdictAccept))
+	y.rule(c, deviceIn(in, setInternal), verdict(expr.VerdictDrop))
+	y.rule(c, deviceIn(out, setInternal), verdict(expr.VerdictDrop))
+	y.rule(c, deviceIn(out, setBridges), conntrack(expr.CtKeySTATUS, ctStatusDNAT), verdict(expr.VerdictAccept))
+	y.rule(c, deviceIn(out, setOpen), verdict(expr.VerdictAccept))
+	y.rule(c, deviceIn(out, setBridges), verdict(expr.VerdictDrop))
+	y.rule(c, deviceIn(in, setBridges), verdict(expr.VerdictAccept))
 }
 
 // postrouting: a container answers a neighbour on its bridge directly, so what one container sends to another by a
 // published port must come from the host's address, or the answer would bypass the translation.
 func (y layout) postrouting() {
 	c := y.chain("postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
-	out := device(expr.MetaKeyOIFNAME, expr.CmpOpEq, y.device)
-	y.rule(c, sourceIn(y.subnet), device(expr.MetaKeyOIFNAME, expr.CmpOpNeq, y.device), masquerade())
-	y.rule(c, sourceIn(loopback), out, masquerade())
-	y.rule(c, sourceIn(y.subnet), out, conntrack(expr.CtKeySTATUS, ctStatusDNAT), masquerade())
+	y.rule(c, sourceIn(loopback), deviceIn(expr.MetaKeyOIFNAME, setBridges), masquerade())
+	for _, p := range y.policies {
+		out := deviceIs(expr.MetaKeyOIFNAME, expr.CmpOpEq, p.device)
+		for _, s := range p.masquerade {
+			y.rule(c, sourceIn(s), deviceIs(expr.MetaKeyOIFNAME, expr.CmpOpNeq, p.device), masquerade())
+		}
+		for _, s := range p.subnets {
+			y.rule(c, sourceIn(s), out, conntrack(expr.CtKeySTATUS, ctStatusDNAT), masquerade())
+		}
+	}
 }

@@ -1,10 +1,8 @@
 package network
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -39,7 +37,7 @@ func TestReattach(t *testing.T) {
 		attach(t, b, fmt.Sprint("full", i))
 	}
 	s := newSandbox(t, 0)
-	if _, err := b.Attach(t.Context(), "more", s.pid, nil); err == nil {
+	if _, err := b.Attach(t.Context(), Request{ID: "more", PID: s.pid}); err == nil {
 		t.Error("a sixth address in a /29 with a gateway")
 	}
 }
@@ -51,7 +49,7 @@ func TestReachableAtOnce(t *testing.T) {
 	for i := range 30 {
 		s := newSandbox(t, 0)
 		s.serve(t, ":80")
-		ep, err := b.Attach(t.Context(), fmt.Sprint("c", i), s.pid, nil)
+		ep, err := b.Attach(t.Context(), Request{ID: fmt.Sprint("c", i), PID: s.pid})
 		must(t, err)
 		conn, err := net.DialTimeout("tcp4", ep.IP.String()+":80", 500*time.Millisecond)
 		if err != nil {
@@ -63,10 +61,10 @@ func TestReachableAtOnce(t *testing.T) {
 }
 
 // veths lists the veth pairs on the network's bridge once the background is done.
-func veths(t testing.TB, b *Bridge) []string {
+func veths(t testing.TB, b *Network) []string {
 	t.Helper()
-	b.reaper.awaitAll()
-	br, err := b.bridgeDevice()
+	b.host.reaper.awaitAll()
+	br, err := b.bridge()
 	must(t, err)
 	if br == nil {
 		return nil
@@ -85,9 +83,9 @@ func TestOpenTouchesNothing(t *testing.T) {
 	needHost(t)
 	opts := testOptions(t)
 	b := openBridge(t, opts)
-	must(t, b.Restore(t.Context(), nil))
-	if _, err := os.Stat(opts.State); err == nil || exists(opts.Name) || b.rules.listed() {
-		t.Errorf("opening an empty network made a state (%v), a device (%v) or a table (%v)", err, exists(opts.Name), b.rules.listed())
+	must(t, b.host.Restore(t.Context(), nil))
+	if _, err := os.Stat(opts.State); err == nil || exists(opts.Name) || b.host.rules.listed() {
+		t.Errorf("opening an empty network made a state (%v), a device (%v) or a table (%v)", err, exists(opts.Name), b.host.rules.listed())
 	}
 }
 
@@ -100,11 +98,11 @@ func TestDetachLeavesNothing(t *testing.T) {
 	if n := len(elements(t, b)); n != 3 {
 		t.Errorf("%d elements for three ports", n)
 	}
-	if _, err := b.Attach(t.Context(), "c1", os.Getpid(), nil); err == nil {
+	if _, err := b.Attach(t.Context(), Request{ID: "c1", PID: os.Getpid()}); err == nil {
 		t.Error("attached to the host's own namespace")
 	}
 	other := newSandbox(t, 0)
-	if _, err := b.Attach(t.Context(), "c1", other.pid, nil); !errors.Is(err, ErrAttached) {
+	if _, err := b.Attach(t.Context(), Request{ID: "c1", PID: other.pid}); !errors.Is(err, ErrAttached) {
 		t.Errorf("attaching twice: %v", err)
 	}
 	for range 2 {
@@ -126,19 +124,17 @@ func TestAttachIsAllOrNothing(t *testing.T) {
 	needHost(t)
 	b := openBridge(t, testOptions(t))
 	s := newSandbox(t, 0)
-	must(t, s.do(func() error {
-		attrs := netlink.NewLinkAttrs()
-		attrs.Name = "eth0"
-		return netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "eth1"})
-	}))
-	if _, err := b.Attach(t.Context(), "c1", s.pid, []Port{{HostPort: 8080, ContainerPort: 80}}); err == nil {
-		t.Fatal("attached although eth0 exists")
+	_, err := b.Attach(t.Context(), Request{
+		ID: "c1", PID: s.pid, Ports: []Port{{HostPort: 8080, ContainerPort: 80}}, Sysctls: []string{"net.ipv4.conf.IFNAME.nothing=1"},
+	})
+	if err == nil {
+		t.Fatal("attached with a parameter that the kernel does not have")
 	}
 	if _, ok := b.Endpoint("c1"); ok || len(elements(t, b)) > 0 || len(veths(t, b)) > 0 {
 		t.Error("a failed attach left something")
 	}
 	attach(t, b, "c2", Port{HostPort: 8080, ContainerPort: 80})
-	if _, err := b.Attach(t.Context(), "c3", 1<<30, nil); err == nil {
+	if _, err := b.Attach(t.Context(), Request{ID: "c3", PID: 1 << 30}); err == nil {
 		t.Error("attached a process that does not exist")
 	}
 }
@@ -150,10 +146,10 @@ func TestRemoveLeavesNothing(t *testing.T) {
 	attach(t, b, "c1", Port{HostPort: 8080, ContainerPort: 80})
 	veth := veths(t, b)[0]
 	for range 2 {
-		must(t, b.Remove(t.Context()))
+		must(t, b.host.Clear(t.Context()))
 	}
-	if exists(opts.Name) || exists(veth) || b.rules.listed() {
-		t.Errorf("left behind: bridge %v, veth %v, table %v", exists(opts.Name), exists(veth), b.rules.listed())
+	if exists(opts.Name) || exists(veth) || b.host.rules.listed() {
+		t.Errorf("left behind: bridge %v, veth %v, table %v", exists(opts.Name), exists(veth), b.host.rules.listed())
 	}
 	if left, _ := os.ReadDir(opts.State); len(left) > 0 {
 		t.Errorf("state left behind: %v", left)
@@ -171,11 +167,11 @@ func TestRestore(t *testing.T) {
 	web, ep := attach(t, first, "web", Port{HostPort: 8080, ContainerPort: 80})
 	attach(t, first, "gone", Port{HostPort: 8081, ContainerPort: 80})
 	web.serve(t, ":80")
-	must(t, first.Close()) // what a killed daemon leaves: the host as it is, the sockets closed
+	must(t, first.host.Close()) // what a killed daemon leaves: the host as it is, the sockets closed
 
 	second := openBridge(t, opts)
 	for range 2 {
-		must(t, second.Restore(t.Context(), []string{"web"}))
+		must(t, second.host.Restore(t.Context(), map[string][]string{DefaultID: {"web"}}))
 	}
 	if got, ok := second.Endpoint("web"); !ok || got.IP != ep.IP || got.Ports[0] != ep.Ports[0] {
 		t.Errorf("restored %+v, want %+v", got, ep)
@@ -185,8 +181,8 @@ func TestRestore(t *testing.T) {
 	}
 	wantPeer(t, "after a restart", nil, "127.0.0.1:8080", "")
 	other := newSandbox(t, 0)
-	if _, err := second.Attach(t.Context(), "thief", other.pid,
-		[]Port{{HostPort: 8080, ContainerPort: 1}}); !errors.Is(err, ErrPortAllocated) {
+	if _, err := second.Attach(t.Context(),
+		Request{ID: "thief", PID: other.pid, Ports: []Port{{HostPort: 8080, ContainerPort: 1}}}); !errors.Is(err, ErrPortAllocated) {
 		t.Errorf("the restored port could be taken: %v", err)
 	}
 	if _, next := attach(t, second, "next", Port{HostPort: 8081, ContainerPort: 80}); next.IP == ep.IP {
@@ -202,14 +198,14 @@ func TestTableFlushedByOthers(t *testing.T) {
 	for name, repair := range map[string]func(){
 		"attach":  func() { attach(t, b, "other") },
 		"detach":  func() { must(t, b.Detach(t.Context(), "published")) },
-		"restore": func() { must(t, b.Restore(t.Context(), []string{"web"})) },
+		"restore": func() { must(t, b.host.Restore(t.Context(), map[string][]string{DefaultID: {"web"}})) },
 	} {
 		if name == "detach" {
 			attach(t, b, "published", Port{HostPort: 8082, ContainerPort: 80})
 		}
 		conn, err := connect()
 		must(t, err)
-		conn.DelTable(b.rules.nft())
+		conn.DelTable(b.host.rules.nft())
 		must(t, conn.Flush())
 		if _, err := (*sandbox)(nil).get("127.0.0.1:8080"); err == nil {
 			t.Fatal("reachable without a table")
@@ -235,7 +231,7 @@ func TestConcurrentAttach(t *testing.T) {
 	var g errgroup.Group
 	for i, s := range sandboxes {
 		g.Go(func() (err error) {
-			eps[i], err = b.Attach(t.Context(), fmt.Sprint("c", i), s.pid, []Port{{ContainerPort: 80}})
+			eps[i], err = b.Attach(t.Context(), Request{ID: fmt.Sprint("c", i), PID: s.pid, Ports: []Port{{ContainerPort: 80}}})
 			return err
 		})
 	}
@@ -264,13 +260,14 @@ func TestForeignDeviceIsRefused(t *testing.T) {
 	attrs.Name = opts.Name
 	must(t, netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}))
 	defer func() { must(t, deleteLink(opts.Name)) }()
-	b, err := Open(t.Context(), opts)
+	h, err := Open(t.Context(), opts)
 	must(t, err)
+	b := h.Default()
 	s := newSandbox(t, 0)
-	if _, err := b.Attach(t.Context(), "c1", s.pid, nil); !errors.Is(err, errForeignDevice) {
+	if _, err := b.Attach(t.Context(), Request{ID: "c1", PID: s.pid}); !errors.Is(err, errForeignDevice) {
 		t.Errorf("attach: %v", err)
 	}
-	if err := b.Remove(t.Context()); !errors.Is(err, errForeignDevice) || !exists(opts.Name) {
+	if err := b.host.Clear(t.Context()); !errors.Is(err, errForeignDevice) || !exists(opts.Name) {
 		t.Errorf("remove: %v", err)
 	}
 }
@@ -283,7 +280,8 @@ func TestTwoNetworksSideBySide(t *testing.T) {
 	two := openBridge(t, opts)
 	attach(t, one, "a", Port{HostPort: 8080, ContainerPort: 80})
 	s := newSandbox(t, 0)
-	if _, err := two.Attach(t.Context(), "a", s.pid, []Port{{HostPort: 8080, ContainerPort: 80}}); !errors.Is(err, ErrPortAllocated) {
+	if _, err := two.Attach(t.Context(),
+		Request{ID: "a", PID: s.pid, Ports: []Port{{HostPort: 8080, ContainerPort: 80}}}); !errors.Is(err, ErrPortAllocated) {
 		t.Errorf("one host port for two networks: %v", err)
 	}
 	attach(t, two, "b")
@@ -292,49 +290,55 @@ func TestTwoNetworksSideBySide(t *testing.T) {
 	}
 }
 
-func TestWarnsOfFirewall(t *testing.T) {
+// Where another table drops what it does not know, packets of containers pass, and nothing else does; what is put there
+// for that goes with the network.
+func TestPassesFirewall(t *testing.T) {
 	needHost(t)
 	conn, err := connect()
 	must(t, err)
 	firewall := conn.AddTable(&nftables.Table{Name: "filter", Family: nftables.TableFamilyINet})
 	drop := nftables.ChainPolicyDrop
-	conn.AddChain(&nftables.Chain{Name: "FORWARD", Table: firewall, Type: nftables.ChainTypeFilter,
+	chain := conn.AddChain(&nftables.Chain{Name: "FORWARD", Table: firewall, Type: nftables.ChainTypeFilter,
 		Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityFilter, Policy: &drop})
+	conn.AddRule(&nftables.Rule{Table: firewall, Chain: chain, Exprs: []expr.Any{&expr.Counter{}}}) // its owner's
 	must(t, conn.Flush())
 	defer func() {
 		conn.DelTable(firewall)
 		must(t, conn.Flush())
 	}()
+	neighbour := newNeighbour(t)
+	neighbour.serve(t, neighbourAddr+":80")
 	b := openBridge(t, testOptions(t))
-	var out bytes.Buffer
-	b.log = slog.New(slog.NewTextHandler(&out, nil))
-	attach(t, b, "c1")
-	attach(t, b, "c2")
-	const next = "nft insert rule inet filter FORWARD oifname gtyt0 accept"
-	if got := out.String(); strings.Count(got, next) != 1 {
-		t.Errorf("want one warning with %q, got:\n%s", next, got)
+	web, _ := attach(t, b, "web", Port{HostPort: 8080, ContainerPort: 80})
+	web.serve(t, ":80")
+	attach(t, b, "other")
+	wantPeer(t, "out", web, neighbourAddr+":80", hostAddr)
+	wantPeer(t, "in", neighbour, hostAddr+":8080", "")
+	rules := func() int {
+		rules, err := conn.GetRules(firewall, chain)
+		must(t, err)
+		return len(rules)
 	}
-	if f := firewallOf(t, b.opts); !strings.HasPrefix(f.Next, "run: nft insert rule inet filter FORWARD iifname gtyt0 accept; ") {
+	if n := rules(); n != 3 {
+		t.Errorf("%d rules in the firewall's chain, want its own and two", n)
+	}
+	if f := firewallOf(t, b.host.opts); !strings.Contains(f.Text, "chain FORWARD of table filter") {
 		t.Errorf("checked: %+v", f)
 	}
-	conn.AddRule(&nftables.Rule{Table: firewall, Chain: &nftables.Chain{Name: "FORWARD", Table: firewall}, Exprs: []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: append([]byte(b.opts.Name), make([]byte, 16-len(b.opts.Name))...)},
-		&expr.Verdict{Kind: expr.VerdictAccept},
-	}})
-	must(t, conn.Flush())
-	if f := firewallOf(t, b.opts); f.Next != "" {
-		t.Errorf("checked with a rule of the host's owner: %+v", f)
+	must(t, b.host.Clear(t.Context()))
+	if n := rules(); n != 1 {
+		t.Errorf("%d rules in the firewall's chain after the network's end, want its own", n)
 	}
 }
 
-// firewallOf is what Check says of other people's rules; everything else is to be well.
+// firewallOf is what Check says of other people's rules; everything is to be well.
 func firewallOf(t *testing.T, o Options) (found check.Finding) {
 	t.Helper()
 	for _, f := range Check(o) {
 		if f.Subject == "firewall" {
 			found = f
-		} else if f.Next != "" {
+		}
+		if f.Next != "" {
 			t.Errorf("%+v", f)
 		}
 	}
@@ -366,7 +370,7 @@ func TestFeaturesOfThisKernel(t *testing.T) {
 	}
 	conn, err := connect()
 	must(t, err)
-	if l, err := conn.ListTableOfFamily("gantry_test_probe", nftables.TableFamilyIPv4); err == nil && l != nil {
+	if l, err := conn.ListTableOfFamily("gantry_test_probe", nftables.TableFamilyINet); err == nil && l != nil {
 		t.Error("the probe left its table")
 	}
 }
@@ -378,12 +382,12 @@ func BenchmarkAttachDetach(bm *testing.B) {
 			b := openBridge(bm, testOptions(bm))
 			s := newSandbox(bm, 0)
 			for bm.Loop() {
-				if _, err := b.Attach(bm.Context(), "c", s.pid, ports); err != nil {
+				if _, err := b.Attach(bm.Context(), Request{ID: "c", PID: s.pid, Ports: ports}); err != nil {
 					bm.Fatal(err)
 				}
 				must(bm, b.Detach(bm.Context(), "c"))
 				bm.StopTimer()
-				b.reaper.awaitAll() // the namespace is used again, and can have one eth0 only
+				b.host.reaper.awaitAll() // the namespace is used again, and can have one eth0 only
 				bm.StartTimer()
 			}
 		})

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -19,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/gantry-build/gantry/internal/need"
+	"github.com/gantry-build/gantry/runner/network/netns"
 )
 
 // The tests run in a network namespace of their own, which plays the host: the machine's own devices, tables and
@@ -123,7 +125,7 @@ func newSandbox(t testing.TB, flags uintptr) *sandbox {
 
 // do runs f on a thread inside the sandbox; sockets opened by f stay there.
 func (s *sandbox) do(f func() error) error {
-	return onThread(func() error {
+	return netns.OnThread(func() error {
 		if err := unix.Setns(int(s.ns.Fd()), unix.CLONE_NEWNET); err != nil {
 			return err
 		}
@@ -147,22 +149,28 @@ func (s *sandbox) dial(ctx context.Context, network, addr string) (conn net.Conn
 // serve answers HTTP with the peer's address, until the test ends. A nil sandbox is the host.
 func (s *sandbox) serve(t testing.TB, addr string) {
 	t.Helper()
-	var ln net.Listener
-	listen := func() (err error) {
-		ln, err = net.Listen("tcp4", addr)
-		return err
+	families := []string{"tcp4"}
+	if strings.HasPrefix(addr, ":") {
+		families = append(families, "tcp6")
 	}
-	if s == nil {
-		must(t, listen())
-	} else {
-		must(t, s.do(listen))
+	for _, family := range families {
+		var ln net.Listener
+		listen := func() (err error) {
+			ln, err = net.Listen(family, addr)
+			return err
+		}
+		if s == nil {
+			must(t, listen())
+		} else {
+			must(t, s.do(listen))
+		}
+		srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			io.WriteString(w, netip.MustParseAddrPort(r.RemoteAddr).Addr().String())
+		})}
+		done := make(chan struct{})
+		go func() { defer close(done); _ = srv.Serve(ln) }()
+		t.Cleanup(func() { srv.Close(); <-done })
 	}
-	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		io.WriteString(w, netip.MustParseAddrPort(r.RemoteAddr).Addr().String())
-	})}
-	done := make(chan struct{})
-	go func() { defer close(done); _ = srv.Serve(ln) }()
-	t.Cleanup(func() { srv.Close(); <-done })
 }
 
 // get asks a server which peer address it sees.

@@ -43,7 +43,7 @@ func features() []feature {
 	return []feature{
 		{"nf_tables", nftables.ChainTypeFilter, pre, nil},
 		{"nft_chain_nat", nftables.ChainTypeNAT, pre, nil},
-		{"nft_fib_ipv4", nftables.ChainTypeFilter, pre, localDestination()},
+		{"nft_fib_inet", nftables.ChainTypeFilter, pre, localDestination()},
 		{"nft_ct", nftables.ChainTypeFilter, pre, conntrack(expr.CtKeySTATUS, ctStatusDNAT)},
 		{"nft_masq", nftables.ChainTypeNAT, post, masquerade()},
 		{"nft_nat", nftables.ChainTypeNAT, pre, []expr.Any{
@@ -72,7 +72,7 @@ func (f feature) try(scratch string) error {
 	if err != nil {
 		return err
 	}
-	t := conn.AddTable(&nftables.Table{Name: scratch, Family: nftables.TableFamilyIPv4})
+	t := conn.AddTable(&nftables.Table{Name: scratch, Family: nftables.TableFamilyINet})
 	y := layout{conn: conn, table: t}
 	c := y.chain("probe", f.kind, f.hook, nftables.ChainPriorityNATDest)
 	if f.exprs != nil {

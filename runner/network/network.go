@@ -1,41 +1,17 @@
-// Package network gives containers their default network: one bridge device, one veth pair per container, and one
-// nftables table with address translation for what leaves the subnet and for published ports.
-//
-// It programs the kernel directly through netlink and nftables, runs no external program, and touches only the
-// device and the table it was given by name, so that it lives beside other engines and beside a host firewall.
-// A container's network namespace is made by the runtime; Attach puts one end of a veth pair into it between
-// create and start, and the pair dies with the namespace, so a crash leaves nothing behind on the container's side.
-//
-// Words: an Endpoint is a container's place on the network; a lease is an endpoint written to the state directory;
-// a published port is a port of the host that leads to a port of a container. The package speaks IPv4 only.
 package network
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
-	"os"
-	"path/filepath"
-	"regexp"
+	"slices"
 	"sync"
 
 	"github.com/gantry-build/gantry/runner/network/ipam"
 )
-
-// Options say which bridge network to open. Two networks on one machine need different Names, Tables and States.
-type Options struct {
-	Name   string       // name of the bridge device, at most 15 characters
-	Table  string       // name of the nftables table (family ip)
-	Subnet netip.Prefix // addresses of the network; zero: a free one is chosen once and kept in State
-	State  string       // directory of the leases, made when missing
-	MTU    int          // zero: the MTU of the device of the host's default route
-
-	// Namespace makes the network namespace of a sandbox, one that emulated programs own; its caller
-	// closes it. Where it is nil or fails, sandboxes belong to the host's user namespace.
-	Namespace func() (*os.File, error)
-}
 
 // Port is one published port. A zero HostIP (or 0.0.0.0) means every address of the host; a zero HostPort asks for
 // a free one of the host's ephemeral range; Proto is tcp, udp or sctp, and tcp when empty.
@@ -47,209 +23,306 @@ type Port struct {
 	Proto         string     `json:"proto"`
 }
 
-// Endpoint is a container's place on the network, with the host ports really in use.
-type Endpoint struct {
-	ID        string
-	IP        netip.Addr
-	PrefixLen int
-	Gateway   netip.Addr
+// Request asks for a place on a network. Only ID and PID are needed.
+type Request struct {
+	ID        string // of the container
+	PID       int    // of a process in its network namespace, which must not be the host's
+	Ports     []Port // to publish
+	IP, IP6   netip.Addr
+	LinkLocal []netip.Addr // further addresses, of its link only
 	MAC       net.HardwareAddr
-	Ports     []Port
-	Sandbox   string // path of the network namespace while the container's first process lives
+	Interface string   // its name in the container; empty: the next free one
+	Sysctls   []string // net.X.Y.IFNAME.Z=VALUE, IFNAME being replaced by the interface's name
 }
 
-// Bridge is one bridge network. All methods may be called from many goroutines; operations on one container id
-// follow each other, those on different ids run side by side.
-type Bridge struct {
-	opts   Options
-	store  store
-	log    *slog.Logger
-	rules  *ruleset
-	ports  *portTable
-	reaper *reaper
+// Endpoint is a container's place on a network, with the host ports really in use. What concerns a family that the
+// network does not speak is zero.
+type Endpoint struct {
+	ID         string
+	IP         netip.Addr
+	PrefixLen  int
+	Gateway    netip.Addr // zero where there is no way out
+	IP6        netip.Addr `json:",omitzero"`
+	PrefixLen6 int        `json:",omitempty"`
+	Gateway6   netip.Addr `json:",omitzero"`
+	MAC        net.HardwareAddr
+	Ports      []Port
+	Interface  string `json:",omitempty"` // its name in the container
+	Sandbox    string // path of the network namespace while the container's first process lives
+}
 
-	// whole is held for writing by what concerns every container: Restore, Remove and Close.
-	whole sync.RWMutex
-	// host serialises the making and checking of the bridge device and the table.
-	host       sync.Mutex
-	configured bool // the device has been configured by this process; guarded by host
+// Network is one network. All methods may be called from many goroutines; operations on one container id follow each
+// other, those on different ids run side by side.
+type Network struct {
+	host  *Host
+	cfg   Config
+	store store
+	log   *slog.Logger
 
-	mu     sync.Mutex // guards what follows
-	pool   *ipam.Pool // nil until a subnet is known
+	configured bool // the device has been configured by this process; guarded by host.devices
+
+	mu     sync.Mutex   // guards what follows
+	pools  []*ipam.Pool // none until a subnet is known
 	leases map[string]lease
 	busy   map[string]chan struct{}
 }
 
-// Patterns of the names: what the kernel takes without quoting trouble in paths below /proc/sys and in `nft list`.
-var (
-	deviceName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_-]{0,14}$`)
-	tableName  = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_]{0,63}$`)
-)
-
-func (o Options) validate() error {
-	switch {
-	case !deviceName.MatchString(o.Name):
-		return fmt.Errorf("bridge name %q: want 1 to 15 letters, digits, - or _, beginning with a letter", o.Name)
-	case !tableName.MatchString(o.Table):
-		return fmt.Errorf("table name %q: want letters, digits or _, beginning with a letter", o.Table)
-	case !filepath.IsAbs(o.State):
-		return fmt.Errorf("state directory %q of network %s: want an absolute path", o.State, o.Name)
-	case o.MTU < 0 || o.MTU > 65535 || o.MTU > 0 && o.MTU < 68:
-		return fmt.Errorf("MTU %d of network %s: want 68 to 65535", o.MTU, o.Name)
-	case o.Subnet.IsValid():
-		return validSubnet(o.Subnet)
-	}
-	return nil
-}
-
-// Open reads the state of a network. It changes nothing on the host: the device and the table are made by the
-// first Attach. Leases of an earlier boot are dropped, since no container outlives the kernel. After a restart of
-// the daemon, call Restore before the first Attach.
-func Open(ctx context.Context, opts Options) (*Bridge, error) {
-	if err := opts.validate(); err != nil {
-		return nil, err
-	}
-	if err := context.Cause(ctx); err != nil {
-		return nil, err
-	}
-	st, err := newStore(opts.State)
+// open reads the state of a network.
+func open(h *Host, c Config, dir string) (*Network, error) {
+	st, err := newStore(dir)
 	if err != nil {
 		return nil, err
 	}
-	log := slog.Default().With("network", opts.Name)
-	b := &Bridge{
-		opts:   opts,
-		store:  st,
-		log:    log,
-		reaper: newReaper(log),
-		rules:  newRuleset(opts.Table, opts.Name),
-		ports:  newPortTable(),
-		leases: map[string]lease{},
-		busy:   map[string]chan struct{}{},
+	n := &Network{
+		host: h, cfg: c, store: st, log: h.log.With("network", c.Name),
+		leases: map[string]lease{}, busy: map[string]chan struct{}{},
 	}
-	return b, b.load()
+	return n, n.load()
 }
 
-// load fills the pool and the leases from the state directory.
-func (b *Bridge) load() error {
-	subnet, err := b.store.subnet()
+// load fills the pools and the leases from the configuration and the state directory.
+func (n *Network) load() error {
+	leases, err := n.store.leases(n.log)
 	if err != nil {
 		return err
 	}
-	leases, err := b.store.leases(b.log)
-	if err != nil {
-		return err
-	}
-	if b.opts.Subnet.IsValid() && subnet != b.opts.Subnet.Masked() {
-		if len(leases) > 0 && subnet.IsValid() {
-			return fmt.Errorf("network %s has %d containers in %s: stop them before changing its subnet to %s",
-				b.opts.Name, len(leases), subnet, b.opts.Subnet)
+	if n.cfg.ID == DefaultID {
+		subnet, err := n.store.subnet()
+		if err != nil {
+			return err
 		}
-		subnet = b.opts.Subnet.Masked()
+		switch own := n.cfg.IPAM; {
+		case len(own) == 0 && !subnet.IsValid():
+			return nil
+		case len(own) == 0:
+			n.pools, err = poolsOf([]ipam.Config{{Subnet: subnet}})
+		case subnet.IsValid() && subnet != own[0].Subnet && len(leases) > 0:
+			return fmt.Errorf("network %s has %d containers in %s: stop them before changing its subnet to %s",
+				n.cfg.Device, len(leases), subnet, own[0].Subnet)
+		}
+		if err != nil {
+			return err
+		}
 	}
-	if !subnet.IsValid() {
-		return nil
-	}
-	if b.pool, err = ipam.New(ipam.Config{Subnet: subnet}); err != nil {
-		return err
+	if n.pools == nil {
+		if n.pools, err = poolsOf(n.cfg.IPAM); err != nil {
+			return err
+		}
 	}
 	for _, l := range leases {
-		if err := b.pool.Take(l.IP, l.ID); err != nil {
-			b.log.Warn("dropping a lease that does not fit its network", "container", l.ID, "error", err)
-			b.store.drop(l.ID)
+		if err := n.retake(l); err != nil {
+			n.log.Warn("dropping a lease that does not fit its network", "container", l.ID, "error", err)
+			n.store.drop(l.ID)
 			continue
 		}
-		b.leases[l.ID] = l
+		n.leases[l.ID] = l
 	}
-	b.rules.seed(subnet, b.allElements())
 	return nil
 }
 
-// allElements lists the published ports of all leases.
-func (b *Bridge) allElements() []element {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	var es []element
-	for _, l := range b.leases {
+func poolsOf(all []ipam.Config) (pools []*ipam.Pool, err error) {
+	for _, c := range all {
+		p, err := ipam.New(c)
+		if err != nil {
+			return nil, err
+		}
+		pools = append(pools, p)
+	}
+	return pools, nil
+}
+
+// elements lists the published ports of all leases.
+func (n *Network) elements() (es []element) {
+	for _, l := range n.snapshot() {
 		es = append(es, elementsOf(l)...)
 	}
 	return es
 }
 
-// Device is the name of the bridge device.
-func (b *Bridge) Device() string { return b.opts.Name }
+// Config is what the network was made of.
+func (n *Network) Config() Config { return n.cfg }
 
-// Subnet returns the network's addresses; it is zero until the first Attach has chosen them.
-func (b *Bridge) Subnet() netip.Prefix {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.pool == nil {
-		return netip.Prefix{}
-	}
-	return b.pool.Subnet
+// Device is the name of the network's device on the host.
+func (n *Network) Device() string { return n.cfg.Device }
+
+// Subnet returns the network's IPv4 addresses; it is zero for the default network until its first Attach has chosen them.
+func (n *Network) Subnet() netip.Prefix {
+	p, _ := n.poolOf(true)
+	return p.Subnet
 }
 
-// Gateway returns the host's address on the network; it is zero until Up or the first Attach.
-func (b *Bridge) Gateway() netip.Addr {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.pool == nil {
-		return netip.Addr{}
+// Gateway returns the host's IPv4 address on the network; it is zero until Up or the first Attach.
+func (n *Network) Gateway() netip.Addr {
+	p, _ := n.poolOf(true)
+	return p.Gateway
+}
+
+// IPAM returns the subnets with what was chosen of them.
+func (n *Network) IPAM() (all []ipam.Config) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for i, p := range n.pools {
+		c := ipam.Config{Subnet: p.Subnet}
+		if i < len(n.cfg.IPAM) {
+			c = n.cfg.IPAM[i]
+		}
+		c.Gateway = p.Gateway
+		all = append(all, c)
 	}
-	return b.pool.Gateway
+	return all
+}
+
+// Usage is how many addresses of a subnet are taken, by whomever, and how many are left to be handed out.
+func (n *Network) Usage(subnet netip.Prefix) (taken, free uint64) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, p := range n.pools {
+		if p.Subnet == subnet {
+			return p.Usage()
+		}
+	}
+	return 0, 0
+}
+
+// poolOf is the first pool of a family: only its Subnet and Gateway, which never change, may be used.
+func (n *Network) poolOf(is4 bool) (ipam.Pool, bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, p := range n.pools {
+		if p.Subnet.Addr().Is4() == is4 {
+			return ipam.Pool{Subnet: p.Subnet, Gateway: p.Gateway}, true
+		}
+	}
+	return ipam.Pool{}, false
+}
+
+func (n *Network) subnets() (all []netip.Prefix) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, p := range n.pools {
+		all = append(all, p.Subnet)
+	}
+	return all
 }
 
 // Endpoint returns the endpoint of a container, and whether it has one.
-func (b *Bridge) Endpoint(id string) (Endpoint, bool) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	l, ok := b.leases[id]
+func (n *Network) Endpoint(id string) (Endpoint, bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	l, ok := n.leases[id]
 	if !ok {
 		return Endpoint{}, false
 	}
-	return b.endpoint(l), true
+	return n.endpoint(l), true
 }
 
-// endpoint is called with b.mu held.
-func (b *Bridge) endpoint(l lease) Endpoint {
-	return Endpoint{
-		ID: l.ID, IP: l.IP, PrefixLen: b.pool.Subnet.Bits(), Gateway: b.pool.Gateway,
-		MAC: macOf(l.IP), Ports: l.Ports, Sandbox: sandboxPath(l.PID),
+// endpoint is called with n.mu held.
+func (n *Network) endpoint(l lease) Endpoint {
+	ep := Endpoint{ID: l.ID, IP: l.IP, IP6: l.IP6, MAC: l.mac(), Ports: l.Ports, Interface: l.Interface, Sandbox: sandboxPath(l.PID)}
+	for _, p := range n.pools {
+		way := p.Gateway
+		if n.cfg.Internal {
+			way = netip.Addr{}
+		}
+		if l.IP.IsValid() && p.Subnet.Contains(l.IP) {
+			ep.PrefixLen, ep.Gateway = p.Subnet.Bits(), way
+		}
+		if l.IP6.IsValid() && p.Subnet.Contains(l.IP6) {
+			ep.PrefixLen6, ep.Gateway6 = p.Subnet.Bits(), way
+		}
 	}
-}
-
-// Close waits for what Detach left to the background, and gives up the sockets that hold the published ports and the
-// connection to nftables. Containers stay connected.
-func (b *Bridge) Close() error {
-	b.whole.Lock()
-	defer b.whole.Unlock()
-	b.reaper.awaitAll()
-	b.ports.releaseAll()
-	b.rules.close()
-	return nil
+	return ep
 }
 
 // begin waits until no operation on id runs and marks one as running until the returned function is called.
-func (b *Bridge) begin(ctx context.Context, id string) (end func(), err error) {
+func (n *Network) begin(ctx context.Context, id string) (end func(), err error) {
 	for {
-		b.mu.Lock()
-		running, busy := b.busy[id]
+		n.mu.Lock()
+		running, busy := n.busy[id]
 		if !busy {
 			done := make(chan struct{})
-			b.busy[id] = done
-			b.mu.Unlock()
+			n.busy[id] = done
+			n.mu.Unlock()
 			return func() {
-				b.mu.Lock()
-				delete(b.busy, id)
-				b.mu.Unlock()
+				n.mu.Lock()
+				delete(n.busy, id)
+				n.mu.Unlock()
 				close(done)
 			}, nil
 		}
-		b.mu.Unlock()
+		n.mu.Unlock()
 		select {
 		case <-running:
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}
 	}
+}
+
+func (n *Network) snapshot() []lease {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	all := make([]lease, 0, len(n.leases))
+	for _, l := range n.leases {
+		all = append(all, l)
+	}
+	return all
+}
+
+// keepOnly forgets the leases of containers that do not run.
+func (n *Network) keepOnly(running []string) {
+	for _, l := range n.snapshot() {
+		if !l.fleeting && !slices.Contains(running, l.ID) {
+			n.log.Debug("forgetting the lease of a container that is gone", "container", l.ID)
+			n.forget(l)
+		}
+	}
+}
+
+// bindPorts binds the published ports again, whose sockets ended with the earlier process.
+func (n *Network) bindPorts() {
+	for _, l := range n.snapshot() {
+		if err := n.host.ports.adopt(n.owner(l.ID), l.Ports); err != nil {
+			n.log.Warn("a published port is also used by a program on the host", "container", l.ID, "error", err)
+		}
+	}
+}
+
+// remove takes the network off the host, and forgets it.
+func (n *Network) remove() error {
+	if err := n.clear(); err != nil {
+		return err
+	}
+	n.host.mu.Lock()
+	defer n.host.mu.Unlock()
+	delete(n.host.networks, n.cfg.ID)
+	return nil
+}
+
+// clear takes the network off the host: interfaces, device, its part of the table, and the leases.
+func (n *Network) clear() error {
+	n.host.devices.Lock()
+	defer n.host.devices.Unlock()
+	n.host.reaper.awaitAll()
+	var gone []element
+	for _, l := range n.snapshot() {
+		gone = append(gone, elementsOf(l)...)
+		n.host.ports.release(n.owner(l.ID))
+	}
+	err := n.removeDevices()
+	if n.cfg.Driver == DriverBridge {
+		err = errors.Join(err, n.host.rules.forget(n.cfg.Device, gone), n.host.passDroppers())
+	}
+	if err == nil {
+		err = n.store.remove()
+	}
+	if err != nil {
+		return fmt.Errorf("removing network %s: %w", n.cfg.Name, err)
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	clear(n.leases)
+	n.configured = false
+	n.pools, err = poolsOf(n.cfg.IPAM)
+	return err
 }

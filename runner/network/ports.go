@@ -63,9 +63,6 @@ func (p Port) normalise() (Port, error) {
 	if _, ok := protocolNumber(p.Proto); !ok {
 		return p, fmt.Errorf("publishing port %d: unknown protocol %q: want tcp, udp or sctp", p.ContainerPort, p.Proto)
 	}
-	if !p.HostIP.Is4() {
-		return p, fmt.Errorf("publishing port %d on %s: this network speaks IPv4 only", p.ContainerPort, p.HostIP)
-	}
 	if p.ContainerPort == 0 {
 		return p, errors.New("publishing container port 0: want 1 to 65535")
 	}
@@ -166,7 +163,7 @@ func (p Port) taken(low, high uint16) error {
 func (t *portTable) bind(id string, p Port) error {
 	key := portKey{p.number(), p.HostPort}
 	for _, h := range t.held[key] {
-		if h.addr == p.HostIP || h.addr.IsUnspecified() || p.HostIP.IsUnspecified() {
+		if h.addr == p.HostIP || h.addr.Is4() == p.HostIP.Is4() && (h.addr.IsUnspecified() || p.HostIP.IsUnspecified()) {
 			return &PortError{p.host(), p.Proto, ErrPortAllocated}
 		}
 	}

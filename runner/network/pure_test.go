@@ -8,32 +8,6 @@ import (
 	"testing"
 )
 
-func prefixes(s ...string) (ps []netip.Prefix) {
-	for _, p := range s {
-		ps = append(ps, netip.MustParsePrefix(p))
-	}
-	return ps
-}
-
-func TestChooseSubnet(t *testing.T) {
-	for _, c := range []struct {
-		used []netip.Prefix
-		want string
-	}{
-		{nil, "172.20.0.0/16"},
-		{prefixes("192.168.1.0/24", "172.20.4.0/30"), "172.21.0.0/16"},
-		{prefixes("0.0.0.0/1", "128.0.0.0/1"), "172.20.0.0/16"},
-		{prefixes("172.16.0.0/12"), "10.88.0.0/24"},
-		{prefixes("172.16.0.0/12", "10.88.0.0/23", "10.88.2.9/32"), "10.88.3.0/24"},
-		{prefixes("172.16.0.0/12", "10.0.0.0/8"), ""},
-	} {
-		got, err := chooseSubnet(c.used)
-		if (err != nil) != (c.want == "") || err == nil && got.String() != c.want {
-			t.Errorf("%v: got %v, %v, want %s", c.used, got, err, c.want)
-		}
-	}
-}
-
 func TestOptions(t *testing.T) {
 	good := Options{Name: "gantry0", Table: "gantry", State: "/x"}
 	must(t, good.validate())
@@ -66,8 +40,9 @@ func TestStore(t *testing.T) {
 	must(t, s.save(lease{ID: "kept", IP: netip.MustParseAddr("10.88.7.9"), PID: 1}))
 	must(t, writeJSON(s.leasePath("old"), lease{ID: "old", Boot: "another"}, false))
 	must(t, os.WriteFile(s.leasePath("torn"), []byte(`{"id":"to`), 0o600))
-	b, err := Open(t.Context(), opts)
+	h, err := Open(t.Context(), opts)
 	must(t, err)
+	b := h.Default()
 	ep, ok := b.Endpoint("kept")
 	if !ok || ep.IP.String() != "10.88.7.9" || ep.PrefixLen != 24 || ep.Gateway.String() != "10.88.7.1" || len(b.leases) != 1 {
 		t.Errorf("opened with %+v of %v", ep, b.leases)
@@ -80,7 +55,7 @@ func TestStore(t *testing.T) {
 		t.Error("changed the subnet below a container")
 	}
 	s.drop("kept")
-	if b, err = Open(t.Context(), opts); err != nil || b.Subnet() != opts.Subnet {
+	if h, err = Open(t.Context(), opts); err != nil || h.Default().Subnet() != opts.Subnet {
 		t.Errorf("a new subnet: %v", err)
 	}
 	must(t, os.WriteFile(s.networkPath(), []byte("{"), 0o600))
@@ -136,12 +111,12 @@ func TestHosts(t *testing.T) {
 	ip := netip.MustParseAddr("172.20.0.2")
 	extra, err := ExtraHosts([]string{"db:10.0.0.5", "six:[2001:db8::1]", "me:host-gateway"}, netip.MustParseAddr("172.20.0.1"))
 	must(t, err)
-	got := strings.TrimPrefix(string(Hosts("web.example.org", ip, extra)), hostsHead)
+	got := strings.TrimPrefix(string(Hosts("web.example.org", []netip.Addr{ip}, extra)), hostsHead)
 	want := "10.0.0.5\tdb\n2001:db8::1\tsix\n172.20.0.1\tme\n172.20.0.2\tweb.example.org web\n"
 	if got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
-	if got := string(Hosts("alone", netip.Addr{}, nil)); got != hostsHead {
+	if got := string(Hosts("alone", nil, nil)); got != hostsHead {
 		t.Errorf("without an address: %q", got)
 	}
 	for _, bad := range []string{"nocolon", ":1.2.3.4", "a b:1.2.3.4", "x:y", "x:host-gateway"} {

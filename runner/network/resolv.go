@@ -89,6 +89,28 @@ func HostResolvConf() ([]byte, error) {
 	return hostResolvConf("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf")
 }
 
+// HostServers are the name servers that the host itself asks, those on its loopback included; public ones where it
+// names none.
+func HostServers() (servers []netip.Addr, err error) {
+	conf, err := os.ReadFile("/etc/resolv.conf")
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("reading the host's name servers: %w", err)
+	}
+	for line := range strings.Lines(string(conf)) {
+		if words := strings.Fields(line); len(words) > 1 && words[0] == "nameserver" {
+			if a, err := netip.ParseAddr(words[1]); err == nil {
+				servers = append(servers, a)
+			}
+		}
+	}
+	if len(servers) == 0 {
+		for _, s := range publicServers {
+			servers = append(servers, netip.MustParseAddr(s))
+		}
+	}
+	return servers, nil
+}
+
 func hostResolvConf(main, behindStub string) ([]byte, error) {
 	conf, err := os.ReadFile(main)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -4,7 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/netip"
+	"reflect"
 	"slices"
 	"sync"
 
@@ -13,27 +13,29 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ruleset owns one nftables table.
+// ruleset owns one nftables table, which is a function of the networks' policies and the published ports.
 type ruleset struct {
-	table  string
-	device string
+	table string
 
-	mu     sync.Mutex     // held by whoever talks to the kernel; guards what follows
-	conn   *nftables.Conn // nil until it is needed
-	subnet netip.Prefix
-	live   map[string][8]byte // what the maps are meant to hold, by key
-	built  bool               // this process has written the table: it has today's layout
+	mu       sync.Mutex     // held by whoever talks to the kernel; guards what follows
+	conn     *nftables.Conn // nil until it is needed
+	policies map[string]policy
+	live     map[slot]string // what the maps are meant to hold
+	built    bool            // this process has written the table: it has today's layout
 }
+
+// slot is where an element is.
+type slot struct{ in, key string }
 
 // chunk bounds the elements in one netlink message, whose attributes are limited to 64 KiB.
 const chunk = 400
 
-func newRuleset(table, device string) *ruleset {
-	return &ruleset{table: table, device: device, live: map[string][8]byte{}}
+func newRuleset(table string) *ruleset {
+	return &ruleset{table: table, policies: map[string]policy{}, live: map[slot]string{}}
 }
 
 func (r *ruleset) nft() *nftables.Table {
-	return &nftables.Table{Name: r.table, Family: nftables.TableFamilyIPv4}
+	return &nftables.Table{Name: r.table, Family: nftables.TableFamilyINet}
 }
 
 // connect opens a connection with room for a table of thousands of ports in one batch.
@@ -94,10 +96,10 @@ func (r *ruleset) apply(add, del []element) error {
 	defer r.mu.Unlock()
 	before := maps.Clone(r.live)
 	for _, e := range del {
-		delete(r.live, e.key)
+		delete(r.live, slot{e.in, e.key})
 	}
 	for _, e := range add {
-		r.live[e.key] = e.val
+		r.live[slot{e.in, e.key}] = e.val
 	}
 	if r.increment(add, del) == nil {
 		return nil
@@ -114,8 +116,7 @@ func (r *ruleset) increment(add, del []element) error {
 	if err != nil {
 		return err
 	}
-	published, at := portMaps(r.nft())
-	for _, m := range []*nftables.Set{published, at} {
+	for _, m := range portMaps(r.nft()) {
 		err = errors.Join(err,
 			inChunks(del, m, conn.SetDeleteElements),
 			inChunks(add, m, conn.SetAddElements))
@@ -127,8 +128,8 @@ func (r *ruleset) increment(add, del []element) error {
 func inChunks(es []element, m *nftables.Set, write func(*nftables.Set, []nftables.SetElement) error) error {
 	var mine []nftables.SetElement
 	for _, e := range es {
-		if len(e.key) == int(m.KeyType.Bytes) {
-			mine = append(mine, nftables.SetElement{Key: []byte(e.key), Val: slices.Clone(e.val[:])})
+		if e.in == m.Name {
+			mine = append(mine, nftables.SetElement{Key: []byte(e.key), Val: []byte(e.val)})
 		}
 	}
 	for part := range slices.Chunk(mine, chunk) {
@@ -140,24 +141,42 @@ func inChunks(es []element, m *nftables.Set, write func(*nftables.Set, []nftable
 }
 
 // seed says what the table is meant to hold, without writing it: the next ensure does.
-func (r *ruleset) seed(subnet netip.Prefix, elements []element) {
+func (r *ruleset) seed(policies []policy, elements []element) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.subnet, r.live, r.built = subnet, map[string][8]byte{}, false
+	r.policies, r.live, r.built = map[string]policy{}, map[slot]string{}, false
+	for _, p := range policies {
+		r.policies[p.device] = p
+	}
 	for _, e := range elements {
-		r.live[e.key] = e.val
+		r.live[slot{e.in, e.key}] = e.val
 	}
 }
 
-// ensure writes the table unless this process has, and the kernel still has it. Its owner calls it once per attach.
-func (r *ruleset) ensure(subnet netip.Prefix) (wrote bool, err error) {
+// ensure writes the table unless this process has, with this policy in it, and the kernel still has it. It is called
+// once per attach.
+func (r *ruleset) ensure(p policy) (wrote bool, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.built && r.subnet == subnet && r.listed() {
+	if r.built && reflect.DeepEqual(r.policies[p.device], p) && r.listed() {
 		return false, nil
 	}
-	r.subnet = subnet
+	r.policies[p.device] = p
 	return true, r.rebuild()
+}
+
+// forget takes a network and its elements out of the table, and the table away with its last network.
+func (r *ruleset) forget(device string, elements []element) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.policies, device)
+	for _, e := range elements {
+		delete(r.live, slot{e.in, e.key})
+	}
+	if len(r.policies) > 0 && r.built {
+		return r.rebuild()
+	}
+	return r.removeLocked()
 }
 
 func (r *ruleset) listed() bool {
@@ -165,7 +184,7 @@ func (r *ruleset) listed() bool {
 	if err != nil {
 		return false
 	}
-	t, err := conn.ListTableOfFamily(r.table, nftables.TableFamilyIPv4)
+	t, err := conn.ListTableOfFamily(r.table, nftables.TableFamilyINet)
 	if err != nil {
 		r.hangUp()
 	}
@@ -178,18 +197,28 @@ func (r *ruleset) rebuild() error {
 	if err != nil {
 		return err
 	}
-	t := conn.AddTable(r.nft()) // so that the deletion finds one
-	conn.DelTable(t)
+	t := r.nft()
+	old := &nftables.Table{Name: r.table, Family: nftables.TableFamilyIPv4} // as earlier versions had it
+	for _, gone := range []*nftables.Table{t, old} {
+		if gone == old && r.built {
+			continue
+		}
+		conn.AddTable(gone) // so that the deletion finds one
+		conn.DelTable(gone)
+	}
 	conn.AddTable(t)
-	published, at := portMaps(t)
 	all := make([]element, 0, len(r.live))
 	for k, v := range r.live {
-		all = append(all, element{k, v})
+		all = append(all, element{k.in, k.key, v})
 	}
-	for _, m := range []*nftables.Set{published, at} {
+	for _, m := range portMaps(t) {
 		err = errors.Join(err, conn.AddSet(m, nil), inChunks(all, m, conn.SetAddElements))
 	}
-	layout{conn, t, r.device, r.subnet}.add(published, at)
+	var policies []policy
+	for _, device := range slices.Sorted(maps.Keys(r.policies)) {
+		policies = append(policies, r.policies[device])
+	}
+	err = errors.Join(err, layout{conn, t, policies}.add())
 	if err := r.flush(err); err != nil {
 		return fmt.Errorf("writing nftables table %s: %w", r.table, diagnose(err, r.table+"_probe"))
 	}
@@ -197,10 +226,8 @@ func (r *ruleset) rebuild() error {
 	return nil
 }
 
-// remove deletes the table; it is no error when there is none.
-func (r *ruleset) remove() error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+// removeLocked deletes the table; it is no error when there is none. It is called with r.mu held.
+func (r *ruleset) removeLocked() error {
 	conn, err := r.session()
 	if err != nil {
 		return err
@@ -211,6 +238,6 @@ func (r *ruleset) remove() error {
 	if err != nil && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("deleting nftables table %s: %w", r.table, err)
 	}
-	r.subnet, r.live, r.built = netip.Prefix{}, map[string][8]byte{}, false
+	r.live, r.built = map[slot]string{}, false
 	return nil
 }

@@ -7,10 +7,11 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"runtime"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/gantry-build/gantry/runner/network/netns"
 )
 
 // Sandbox is a network namespace of this process's own making on the bridge, for programs that someone else starts in
@@ -18,29 +19,29 @@ import (
 // bind any port and ping. Nothing on the host names it: it ends with Close, or with this process, however that ends,
 // and the last program in it.
 type Sandbox struct {
-	bridge *Bridge
-	lease  lease
-	ns     *os.File
+	network *Network
+	lease   lease
+	ns      *os.File
 }
 
 // NewSandbox makes a namespace and connects it. Like Attach, it makes the bridge and the table when they are missing.
-func (b *Bridge) NewSandbox(ctx context.Context) (_ *Sandbox, err error) {
-	b.whole.RLock()
-	defer b.whole.RUnlock()
+func (n *Network) NewSandbox(ctx context.Context) (_ *Sandbox, err error) {
+	n.host.whole.RLock()
+	defer n.host.whole.RUnlock()
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("making a sandbox on network %s: %w", b.opts.Name, err)
+			err = fmt.Errorf("making a sandbox on network %s: %w", n.cfg.Name, err)
 		}
 	}()
-	ns, err := b.newNamespace()
+	ns, err := n.newNamespace()
 	if err != nil {
 		return nil, err
 	}
-	l, err := b.attach(ctx, lease{ID: "sandbox-" + rand.Text(), fleeting: true}, ns)
+	l, err := n.attach(ctx, lease{ID: "sandbox-" + rand.Text(), fleeting: true}, ns)
 	if err != nil {
 		return nil, errors.Join(err, ns.Close())
 	}
-	return &Sandbox{bridge: b, lease: l, ns: ns}, nil
+	return &Sandbox{network: n, lease: l, ns: ns}, nil
 }
 
 // Path names the namespace for an OCI runtime on this host, until Close.
@@ -48,7 +49,7 @@ func (s *Sandbox) Path() string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid
 
 // Statistics counts what has passed by the host's end of the wire: what it has received, the sandbox has sent.
 func (s *Sandbox) Statistics() (*netlink.LinkStatistics, error) {
-	link, err := netlink.LinkByName(vethName(s.bridge.opts.Name, s.lease))
+	link, err := netlink.LinkByName(vethName(s.network.cfg.Device, s.lease))
 	if err != nil {
 		return nil, fmt.Errorf("counting a sandbox's traffic: %w", err)
 	}
@@ -60,8 +61,8 @@ func (s *Sandbox) DialContext(ctx context.Context, network, addr string) (conn n
 	// One address after the other: the dialer would try IPv4 and IPv6 side by side in other goroutines, on threads
 	// outside the sandbox.
 	d := net.Dialer{FallbackDelay: -1}
-	inside := onThread(func() error {
-		if err := enter(s.ns); err != nil {
+	inside := netns.OnThread(func() error {
+		if err := netns.Enter(s.ns); err != nil {
 			return err
 		}
 		conn, err = d.DialContext(ctx, network, addr)
@@ -72,19 +73,19 @@ func (s *Sandbox) DialContext(ctx context.Context, network, addr string) (conn n
 
 // Close disconnects the sandbox and frees its address. Programs that still run in it lose their network.
 func (s *Sandbox) Close() error {
-	return errors.Join(s.bridge.Detach(context.Background(), s.lease.ID), s.ns.Close())
+	return errors.Join(s.network.Detach(context.Background(), s.lease.ID), s.ns.Close())
 }
 
 // newNamespace returns a network namespace in which nothing is but loopback.
-func (b *Bridge) newNamespace() (ns *os.File, err error) {
-	if b.opts.Namespace != nil {
-		if ns, err = b.opts.Namespace(); err != nil {
-			b.log.Debug("a sandbox has a network namespace that emulated programs don't own", "reason", err)
+func (n *Network) newNamespace() (ns *os.File, err error) {
+	if n.host.opts.Namespace != nil {
+		if ns, err = n.host.opts.Namespace(); err != nil {
+			n.log.Debug("a sandbox has a network namespace that emulated programs don't own", "reason", err)
 		}
 	}
-	err = onThread(func() error {
+	err = netns.OnThread(func() error {
 		if ns != nil {
-			err = enter(ns)
+			err = netns.Enter(ns)
 		} else if err = unix.Unshare(unix.CLONE_NEWNET); err == nil {
 			ns, err = os.Open("/proc/thread-self/ns/net")
 		}
@@ -99,13 +100,6 @@ func (b *Bridge) newNamespace() (ns *os.File, err error) {
 	return ns, err
 }
 
-func enter(ns *os.File) error {
-	if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-		return fmt.Errorf("entering a sandbox: %w", err)
-	}
-	return nil
-}
-
 // openToAll lets every user of this thread's network namespace bind low ports and ping, as Docker's
 // containers do.
 func openToAll() error {
@@ -118,26 +112,4 @@ func openToAll() error {
 		}
 	}
 	return nil
-}
-
-// onThread calls f on a thread that may leave the host's network namespace, and brings it back. Go ends a thread that
-// stays away with its goroutine, but not the main one, which /proc/self is about.
-func onThread(f func() error) error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		home, err := os.Open("/proc/thread-self/ns/net")
-		if err != nil {
-			runtime.UnlockOSThread()
-			done <- err
-			return
-		}
-		defer home.Close()
-		err = f()
-		if unix.Setns(int(home.Fd()), unix.CLONE_NEWNET) == nil {
-			runtime.UnlockOSThread() // else the thread ends with the goroutine
-		}
-		done <- err
-	}()
-	return <-done
 }

@@ -18,7 +18,7 @@ func TestNewSandbox(t *testing.T) {
 	b := openBridge(t, testOptions(t))
 	s, err := b.NewSandbox(t.Context())
 	must(t, err)
-	must(t, b.Restore(t.Context(), nil))
+	must(t, b.host.Restore(t.Context(), nil))
 
 	ns, err := os.Open(s.Path())
 	must(t, err)
@@ -53,7 +53,7 @@ func TestNewSandbox(t *testing.T) {
 	if traffic, err := s.Statistics(); err != nil || traffic.RxBytes < 100 || traffic.TxBytes < 100 {
 		t.Errorf("traffic %+v, %v", traffic, err)
 	}
-	if files, _ := filepath.Glob(filepath.Join(b.opts.State, "leases", "*")); len(files) > 0 {
+	if files, _ := filepath.Glob(filepath.Join(b.host.opts.State, "leases", "*")); len(files) > 0 {
 		t.Errorf("written down: %v", files)
 	}
 	must(t, s.Close())

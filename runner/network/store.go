@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -17,13 +18,45 @@ import (
 
 // lease is an endpoint as the state directory remembers it.
 type lease struct {
-	ID    string     `json:"id"`
-	IP    netip.Addr `json:"ip"`
-	Ports []Port     `json:"ports,omitempty"`
-	PID   int        `json:"pid"`
-	Boot  string     `json:"boot"`
+	ID        string           `json:"id"`
+	IP        netip.Addr       `json:"ip"`
+	IP6       netip.Addr       `json:"ip6,omitzero"`
+	MAC       net.HardwareAddr `json:"mac,omitempty"` // zero: made of the address
+	Ports     []Port           `json:"ports,omitempty"`
+	Interface string           `json:"interface,omitempty"` // its name in the container
+	Sysctls   []string         `json:"-"`
+	LinkLocal []netip.Addr     `json:"-"`
+	PID       int              `json:"pid"`
+	Boot      string           `json:"boot"`
 
 	fleeting bool // ends with this process: never written down, and Restore leaves it alone
+}
+
+// address is the one of a family, which may be zero.
+func (l lease) address(is4 bool) netip.Addr {
+	if is4 {
+		return l.IP
+	}
+	return l.IP6
+}
+
+func (l lease) addresses() (all []netip.Addr) {
+	for _, a := range []netip.Addr{l.IP, l.IP6} {
+		if a.IsValid() {
+			all = append(all, a)
+		}
+	}
+	return all
+}
+
+func (l lease) mac() net.HardwareAddr {
+	if len(l.MAC) > 0 {
+		return l.MAC
+	}
+	if l.IP.IsValid() {
+		return macOf(l.IP)
+	}
+	return macOf(l.IP6)
 }
 
 // store is the state directory: network.json with the subnet, and leases/ID.json per container, so that an attach
@@ -120,7 +153,9 @@ func (s store) drop(id string) { _ = os.Remove(s.leasePath(id)) }
 
 // remove deletes the whole state.
 func (s store) remove() error {
-	return errors.Join(os.RemoveAll(s.leaseDir()), removeIfThere(s.networkPath()))
+	err := errors.Join(os.RemoveAll(s.leaseDir()), removeIfThere(s.networkPath()))
+	_ = os.Remove(s.dir) // unless other networks' are in it
+	return err
 }
 
 func removeIfThere(path string) error {

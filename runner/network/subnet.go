@@ -9,17 +9,15 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-
-	"github.com/gantry-build/gantry/runner/network/ipam"
 )
 
 // widestRoute is the shortest prefix that counts as a network of the host. VPN clients split the default route into
 // 0.0.0.0/1 and 128.0.0.0/1; taking those for networks would leave no free subnet at all.
 const widestRoute = 8
 
-// chooseSubnet returns the first subnet of ipam's blocks that overlaps none of the host's networks.
-func chooseSubnet(used []netip.Prefix) (netip.Prefix, error) {
-	return ipam.Choose(ipam.Defaults, slices.DeleteFunc(slices.Clone(used), func(u netip.Prefix) bool { return u.Bits() < widestRoute }))
+// significant leaves out what is too wide to be a network.
+func significant(used []netip.Prefix) []netip.Prefix {
+	return slices.DeleteFunc(slices.Clone(used), func(u netip.Prefix) bool { return u.Bits() < widestRoute })
 }
 
 func overlaps(p netip.Prefix, used []netip.Prefix) bool {
@@ -31,7 +29,7 @@ func overlaps(p netip.Prefix, used []netip.Prefix) bool {
 	return false
 }
 
-// hostNetworks lists the destinations of all of the host's IPv4 routes, in every routing table. Those of the device
+// hostNetworks lists the destinations of all of the host's routes, in every routing table. Those of the device
 // named except are left out.
 func hostNetworks(except string) ([]netip.Prefix, error) {
 	skip := -1
@@ -54,7 +52,7 @@ func hostNetworks(except string) ([]netip.Prefix, error) {
 // allRoutes asks again when the kernel says that the table changed while it was read.
 func allRoutes() (routes []netlink.Route, err error) {
 	for range 5 {
-		routes, err = netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+		routes, err = netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
 		if !errors.Is(err, netlink.ErrDumpInterrupted) {
 			return routes, err
 		}
@@ -66,9 +64,9 @@ func prefixOf(n *net.IPNet) (netip.Prefix, bool) {
 	if n == nil {
 		return netip.Prefix{}, false
 	}
-	a, ok := netip.AddrFromSlice(n.IP.To4())
+	a, ok := netip.AddrFromSlice(n.IP)
 	ones, _ := n.Mask.Size()
-	return netip.PrefixFrom(a, ones), ok
+	return netip.PrefixFrom(a.Unmap(), ones), ok
 }
 
 // hostMTU returns the MTU of the device that holds the host's default route, 1500 when there is none.

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
 
@@ -18,18 +17,22 @@ import (
 const vethPrefix = "gve"
 
 // vethName names the host side. It follows from the network and the lease, so that it is found again after a restart,
-// and a container may later join several networks. The address is part of it so that a container that is attached
+// and a container may later join several networks. The addresses are part of it so that a container that is attached
 // again need not wait until its earlier pair is deleted.
 func vethName(bridge string, l lease) string {
-	sum := sha256.Sum256([]byte(bridge + "/" + l.ID + "/" + l.IP.String()))
+	name := bridge + "/" + l.ID
+	for _, a := range l.addresses() {
+		name += "/" + a.String()
+	}
+	sum := sha256.Sum256([]byte(name))
 	return fmt.Sprintf("%s%x", vethPrefix, sum[:6])
 }
 
 // macOf derives a locally administered MAC address from an IP address. An address thus always has the same MAC,
 // and no neighbour table goes stale when it passes to another container.
 func macOf(ip netip.Addr) net.HardwareAddr {
-	a := ip.As4()
-	return net.HardwareAddr{0x02, 0x42, a[0], a[1], a[2], a[3]}
+	a := ip.AsSlice()
+	return append(net.HardwareAddr{0x02, 0x42}, a[len(a)-4:]...)
 }
 
 func sandboxPath(pid int) string { return fmt.Sprintf("/proc/%d/ns/net", pid) }
@@ -59,39 +62,90 @@ func openSandbox(pid int) (*os.File, error) {
 
 // wire is what connects one sandbox.
 type wire struct {
-	bridge     int // index of the bridge device
-	bridgeName string
-	mtu        int
-	host       string       // name of the host side
-	addr       netip.Prefix // the container's address with the subnet's length
-	gateway    netip.Addr
+	dev      device
+	host     string // name of the host side of a veth pair; empty for an interface on a device of the host
+	isolated bool   // the bridge passes nothing to other containers
+	name     string // in the container
+	mac      net.HardwareAddr
+	addrs    []netip.Prefix // the container's addresses with their subnets' lengths
+	gateways []netip.Addr
+	ipv6     bool
+	sysctls  []string
+	make     func(w wire, inside *interior) error // makes the interface in the container, under its name
 }
 
-// connect makes the veth pair, its far end in the sandbox as eth0. After an error nothing is left.
-func (w wire) connect(sandbox *os.File) (err error) {
+// wire says how to connect a lease.
+func (n *Network) wire(dev device, l lease) wire {
+	w := wire{dev: dev, name: l.Interface, mac: l.mac(), sysctls: l.Sysctls, ipv6: l.IP6.IsValid()}
+	n.mu.Lock()
+	ep := n.endpoint(l)
+	n.mu.Unlock()
+	if ep.IP.IsValid() {
+		w.addrs = append(w.addrs, netip.PrefixFrom(ep.IP, ep.PrefixLen))
+	}
+	if ep.IP6.IsValid() {
+		w.addrs = append(w.addrs, netip.PrefixFrom(ep.IP6, ep.PrefixLen6))
+	}
+	for _, a := range l.LinkLocal {
+		w.addrs = append(w.addrs, netip.PrefixFrom(a, map[bool]int{true: 16, false: 64}[a.Is4()]))
+	}
+	for _, g := range []netip.Addr{ep.Gateway, ep.Gateway6} {
+		if g.IsValid() && !n.cfg.Isolated {
+			w.gateways = append(w.gateways, g)
+		}
+	}
+	if n.cfg.Driver == DriverBridge {
+		w.host, w.isolated, w.make = vethName(n.cfg.Device, l), !n.cfg.ICC, makeVeth
+	} else {
+		w.make = n.makeChild
+	}
+	return w
+}
+
+// connect makes the interface, and sets it up. After an error nothing is left.
+func (w wire) connect(inside *interior) (err error) {
+	if err := w.make(w, inside); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, inside.remove(w.name))
+		}
+	}()
+	if err := inside.configure(w); err != nil {
+		return err
+	}
+	if w.host == "" {
+		return nil
+	}
+	return errors.Join(awaitCarrier(w.host), awaitCarrier(w.dev.name))
+}
+
+// makeVeth makes a pair with its far end in the sandbox.
+func makeVeth(w wire, inside *interior) error {
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.MTU, attrs.MasterIndex, attrs.Flags = w.host, w.mtu, w.bridge, net.FlagUp
+	attrs.Name, attrs.MTU, attrs.MasterIndex, attrs.Flags = w.host, w.dev.mtu, w.dev.index, net.FlagUp
 	veth := &netlink.Veth{
-		LinkAttrs: attrs, PeerName: "eth0", PeerMTU: uint32(w.mtu),
-		PeerHardwareAddr: macOf(w.addr.Addr()), PeerNamespace: netlink.NsFd(int(sandbox.Fd())),
+		LinkAttrs: attrs, PeerName: w.name, PeerMTU: uint32(w.dev.mtu),
+		PeerHardwareAddr: w.mac, PeerNamespace: netlink.NsFd(int(inside.ns.Fd())),
 	}
 	if err := netlink.LinkAdd(veth); err != nil {
 		// Joining the bridge is a second request of LinkAdd's: the pair may exist although it failed.
 		return errors.Join(fmt.Errorf("making veth pair %s: %w", w.host, needs("veth", err)), w.undo(err))
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, deleteLink(w.host))
-		}
-	}()
 	// A container that calls its own published port gets its packet back through the bridge port it came from.
-	if err := netlink.LinkSetHairpin(veth, true); err != nil {
-		return fmt.Errorf("setting hairpin mode of %s: %w", w.host, err)
+	err := netlink.LinkSetHairpin(veth, true)
+	if err != nil {
+		err = fmt.Errorf("setting hairpin mode of %s: %w", w.host, err)
+	} else if w.isolated {
+		if err = netlink.LinkSetIsolated(veth, true); err != nil {
+			err = fmt.Errorf("isolating %s: %w", w.host, err)
+		}
 	}
-	if err := w.configure(sandbox); err != nil {
-		return err
+	if err != nil {
+		return errors.Join(err, deleteLink(w.host))
 	}
-	return errors.Join(awaitCarrier(w.host), awaitCarrier(w.bridgeName))
+	return nil
 }
 
 // carrierPatience bounds the wait for the kernel's link watcher, which takes milliseconds.
@@ -122,35 +176,4 @@ func (w wire) undo(err error) error {
 		return nil
 	}
 	return deleteLink(w.host)
-}
-
-// configure sets up loopback, eth0 and the default route inside the sandbox.
-func (w wire) configure(sandbox *os.File) error {
-	h, err := netlink.NewHandleAt(netns.NsHandle(sandbox.Fd()), unix.NETLINK_ROUTE)
-	if err != nil {
-		return fmt.Errorf("entering the container's network namespace: %w", needs("rtnetlink", err))
-	}
-	defer h.Close()
-	lo, err := h.LinkByName("lo")
-	if err == nil {
-		err = h.LinkSetUp(lo)
-	}
-	if err != nil {
-		return fmt.Errorf("starting the container's loopback: %w", err)
-	}
-	eth, err := h.LinkByName("eth0")
-	if err != nil {
-		return fmt.Errorf("finding the container's eth0: %w", err)
-	}
-	if err := h.AddrAdd(eth, &netlink.Addr{IPNet: ipNet(w.addr)}); err != nil {
-		return fmt.Errorf("giving the container the address %s: %w", w.addr, err)
-	}
-	if err := h.LinkSetUp(eth); err != nil {
-		return fmt.Errorf("starting the container's eth0: %w", err)
-	}
-	route := &netlink.Route{LinkIndex: eth.Attrs().Index, Gw: w.gateway.AsSlice()}
-	if err := h.RouteAdd(route); err != nil {
-		return fmt.Errorf("adding the container's default route by %s: %w", w.gateway, err)
-	}
-	return nil
 }

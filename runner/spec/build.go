@@ -43,6 +43,7 @@ type Input struct {
 	Devices []specs.LinuxDevice
 	Files   Files
 	Machine Machine
+	Network string // path of another container's network namespace, to be shared; empty: its own, or the host's
 }
 
 // Build makes the specification. It has no seccomp profile yet: see Seccomp. The root file system is
@@ -74,7 +75,7 @@ func Build(in Input) (*specs.Spec, error) {
 		Annotations: in.Host.Annotations,
 		Linux: &specs.Linux{
 			CgroupsPath:       path.Join("/", cgroupParent(in.Host), in.ID),
-			Namespaces:        namespaces(in.Host),
+			Namespaces:        namespaces(in.Host, in.Network),
 			Resources:         res,
 			Devices:           devices(in),
 			Sysctl:            sysctls(in),
@@ -154,7 +155,7 @@ func Env(c Config, u User) []string {
 	return mergeEnv(base, c.Env)
 }
 
-func namespaces(h HostConfig) []specs.LinuxNamespace {
+func namespaces(h HostConfig, network string) []specs.LinuxNamespace {
 	ns := []specs.LinuxNamespace{{Type: specs.MountNamespace}}
 	for _, n := range []struct {
 		typ  specs.LinuxNamespaceType
@@ -169,13 +170,16 @@ func namespaces(h HostConfig) []specs.LinuxNamespace {
 		if !n.host {
 			ns = append(ns, specs.LinuxNamespace{Type: n.typ})
 		}
+		if n.typ == specs.NetworkNamespace && network != "" {
+			ns[len(ns)-1].Path = network
+		}
 	}
 	return ns
 }
 
 func sysctls(in Input) map[string]string {
 	m := map[string]string{}
-	if in.Host.NetworkMode != "host" { // a namespace of its own needs no guard for low ports and ping
+	if in.Host.NetworkMode != "host" && in.Network == "" { // a namespace of its own needs no guard for low ports and ping
 		m["net.ipv4.ip_unprivileged_port_start"] = "0"
 		m["net.ipv4.ping_group_range"] = "0 2147483647"
 	}

@@ -69,6 +69,7 @@ type HostConfig struct {
 	ExtraHosts      []string          `json:",omitempty"`
 	GroupAdd        []string          `json:",omitempty"`
 	IpcMode         string            `json:",omitempty"`
+	Links           []string          `json:",omitempty"` // NAME:ALIAS
 	OomScoreAdj     int               `json:",omitempty"`
 	PidMode         string            `json:",omitempty"`
 	Privileged      bool              `json:",omitempty"`

@@ -1,6 +1,7 @@
 package ipam
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -74,4 +75,12 @@ func overlapping(p netip.Prefix, used []netip.Prefix) (netip.Prefix, bool) {
 		}
 	}
 	return netip.Prefix{}, false
+}
+
+// UniqueLocal is the block of IPv6 subnets of a seed: one of RFC 4193's, which nobody else is likely to have.
+func UniqueLocal(seed string) Range {
+	sum := sha256.Sum256([]byte(seed))
+	base := [16]byte{0xfd}
+	copy(base[1:6], sum[:])
+	return Range{netip.PrefixFrom(netip.AddrFrom16(base), 48), 64}
 }

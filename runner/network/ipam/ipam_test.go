@@ -38,7 +38,7 @@ func TestRound(t *testing.T) {
 	if s := strings.Join(got, " "); s != "10.1.2.13 10.1.2.14 10.1.2.10 10.1.2.11" {
 		t.Errorf("handed out %s", s)
 	}
-	p.Free(addr("10.1.2.13"))
+	p.Free(addr("10.1.2.13"), "c")
 	if a, err := p.Next("c"); err != nil || a != addr("10.1.2.13") {
 		t.Errorf("%s, %v", a, err)
 	}
@@ -76,7 +76,7 @@ func TestNext(t *testing.T) {
 	}
 	p := pool(t, Config{Subnet: prefix("fd00::/64")})
 	first, _ := p.Next("a")
-	p.Free(first)
+	p.Free(first, "a")
 	if second, err := p.Next("b"); err != nil || second != addr("fd00::3") {
 		t.Errorf("%s after %s, %v", second, first, err)
 	}
@@ -100,7 +100,7 @@ func TestTake(t *testing.T) {
 	if next, err := p.Next("b"); err != nil || next != addr("10.0.0.128") {
 		t.Errorf("%s, %v", next, err)
 	}
-	p.Free(addr("10.0.0.5"))
+	p.Free(addr("10.0.0.5"), "a")
 	if err := p.Take(addr("10.0.0.5"), "c"); err != nil {
 		t.Error(err)
 	}
@@ -183,7 +183,7 @@ func FuzzPool(f *testing.F) {
 		for _, s := range steps {
 			if s >= 128 && len(order) > 0 {
 				a := order[int(s)%len(order)]
-				p.Free(a)
+				p.Free(a, "c")
 				delete(had, a)
 				continue
 			}

@@ -4,6 +4,8 @@ package ipam
 
 import (
 	"maps"
+	"math"
+	"math/big"
 	"net/netip"
 	"slices"
 
@@ -118,8 +120,36 @@ func (p *Pool) Take(a netip.Addr, owner string) error {
 	return nil
 }
 
-// Free gives an address back.
-func (p *Pool) Free(a netip.Addr) { delete(p.owner, a) }
+// Free gives an address back that owner has.
+func (p *Pool) Free(a netip.Addr, owner string) {
+	if p.owner[a] == owner {
+		delete(p.owner, a)
+	}
+}
+
+// Usage is how many addresses are taken, the reserved ones included, and how many more can be handed out unasked; at
+// most what fits into 64 bits.
+func (p *Pool) Usage() (taken, free uint64) {
+	size := func(first, last netip.Addr) *big.Int {
+		n := new(big.Int).SetBytes(last.AsSlice())
+		return n.Add(n.Sub(n, new(big.Int).SetBytes(first.AsSlice())), big.NewInt(1))
+	}
+	left := size(p.first, p.last)
+	for a := range p.reserved {
+		if taken++; !a.Less(p.first) && !p.last.Less(a) {
+			left.Sub(left, big.NewInt(1))
+		}
+	}
+	for a := range p.owner {
+		if taken++; !a.Less(p.first) && !p.last.Less(a) {
+			left.Sub(left, big.NewInt(1))
+		}
+	}
+	if !left.IsUint64() {
+		return taken, math.MaxUint64
+	}
+	return taken, left.Uint64()
+}
 
 // InUse is how many addresses are handed out.
 func (p *Pool) InUse() int { return len(p.owner) }
