@@ -38,6 +38,18 @@ func newClient(t *testing.T, g *gantry) client {
 	return client{t, config, g.status().Socket}
 }
 
+// fails runs what is to fail, and returns all that it says.
+func (c client) fails(program string, args ...string) string {
+	c.t.Helper()
+	cmd := exec.Command(need.File(c.t, "../../.cache/peers/"+program, "peers"), args...)
+	cmd.Env = append(os.Environ(), "DOCKER_CONFIG="+c.config, "DOCKER_HOST=unix://"+c.socket)
+	out, err := cmd.CombinedOutput()
+	if err == nil {
+		c.t.Errorf("%s %s did not fail: %s", program, strings.Join(args, " "), out)
+	}
+	return string(out)
+}
+
 func (c client) run(program string, args ...string) string {
 	c.t.Helper()
 	cmd := exec.Command(need.File(c.t, "../../.cache/peers/"+program, "peers"), args...)

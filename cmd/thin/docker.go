@@ -15,7 +15,7 @@ var mounted = []string{
 	"run", "create", "start", "stop", "restart", "kill", "rm", "ps", "logs", "attach", "wait", "exec", "inspect",
 	"pause", "unpause", "rename", "top", "port", "events",
 	"images", "tag", "rmi", "pull", "push", "import", "save", "load", "history", "login", "logout", "info", "version",
-	"container", "image", "volume",
+	"container", "image", "network", "volume",
 }
 
 // extended are those of them that the engine adds to.

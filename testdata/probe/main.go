@@ -5,18 +5,21 @@ package main
 import (
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/signal"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
 func main() {
 	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "usage: probe say WORD... | serve ADDR TEXT | sleep | exit CODE | cat | arch | uid")
+		fmt.Fprintln(os.Stderr, "usage: probe say WORD... | serve ADDR TEXT | ask NAME | get URL | sleep | exit CODE | cat | arch | uid")
 		os.Exit(2)
 	}
 	switch args := os.Args[2:]; os.Args[1] {
@@ -41,8 +44,25 @@ func main() {
 		}()
 		fmt.Println("serving")
 		sleep()
+	case "ask":
+		found, err := net.LookupHost(args[0])
+		said(err)
+		slices.Sort(found)
+		fmt.Println(strings.Join(found, " "))
+	case "get":
+		res, err := (&http.Client{Timeout: 5 * time.Second}).Get(args[0])
+		said(err)
+		_, _ = io.Copy(os.Stdout, res.Body)
 	case "sleep":
 		sleep()
+	}
+}
+
+// said ends the program after an error.
+func said(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
 	}
 }
 
