@@ -91,12 +91,9 @@ func TestNothingIsSilent(t *testing.T) {
 		t.Error("no unsupported option was tried")
 	}
 	gpus := []container.DeviceRequest{{Count: -1}}
-	mounted := func(m mount.Mount) container.HostConfig { return container.HostConfig{Mounts: []mount.Mount{m}} }
-	subpath := &mount.ImageOptions{Subpath: "x"}
 	for text, h := range map[string]container.HostConfig{
 		"HostConfig.Init is not supported (--init)":           {Init: ptr(true)},
 		"HostConfig.DeviceRequests is not supported (--gpus)": {Resources: container.Resources{DeviceRequests: gpus}},
-		"HostConfig.Mounts.ImageOptions is not supported":     mounted(mount.Mount{ImageOptions: subpath}),
 	} {
 		_, err := createRequest(container.CreateRequest{Config: &container.Config{Image: "i"}, HostConfig: &h})
 		if !errdefs.IsInvalidArgument(err) || !strings.HasPrefix(err.Error(), strings.TrimSuffix(text, " is not supported")) {

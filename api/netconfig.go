@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/moby/moby/api/types/network"
 
@@ -93,6 +94,12 @@ func bridgeOptions(c *gnetwork.Config, options map[string]string) (err error) {
 			if c.HostIP, err = netip.ParseAddr(v); err != nil || !c.HostIP.Is4() {
 				err = fault.Invalid("invalid value for %s: %q is no IPv4 address", k, v)
 			}
+		case "com.docker.network.host_ipv4", "com.docker.network.host_ipv6":
+			a, err := netip.ParseAddr(v)
+			if err != nil || a.Is4() != strings.HasSuffix(k, "4") {
+				return fault.Invalid("invalid value for %s: %q is no such address", k, v)
+			}
+			c.Source = append(c.Source, a)
 		case "com.docker.network.container_iface_prefix":
 			c.Prefix = v
 		case "com.docker.network.bridge.gateway_mode_ipv4", "com.docker.network.bridge.gateway_mode_ipv6":
@@ -102,7 +109,9 @@ func bridgeOptions(c *gnetwork.Config, options map[string]string) (err error) {
 		case "com.docker.network.enable_ipv6":
 			c.IPv6, err = boolOf(k, v)
 		default:
-			err = fault.Invalid("unsupported option of a bridge network: %s", k)
+			if strings.HasPrefix(k, "com.docker.network.") { // others are for whoever has given them
+				err = fault.Invalid("unsupported option of a bridge network: %s", k)
+			}
 		}
 		if err != nil {
 			return err

@@ -18,6 +18,7 @@ import (
 func registerNetworks(r *Router, m *runner.Manager) {
 	n := &networksAPI{m}
 	r.Handle(http.MethodGet, "/networks", n.list)
+	r.Handle(http.MethodGet, "/networks/{$}", n.list)
 	r.Handle(http.MethodPost, "/networks/create", n.create)
 	r.Handle(http.MethodPost, "/networks/prune", n.prune)
 	r.Handle(http.MethodGet, "/networks/{id}", n.inspect)

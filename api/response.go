@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"mime"
 	"net"
 	"net/http"
 	"strconv"
@@ -87,11 +88,23 @@ func writeBody(w http.ResponseWriter, v any) error {
 
 // readJSON decodes the request's body. An empty one leaves v as it is.
 func readJSON(r *http.Request, v any) error {
-	err := json.NewDecoder(io.LimitReader(r.Body, 16<<20)).Decode(v)
-	if err == nil || errors.Is(err, io.EOF) {
+	kind := r.Header.Get("Content-Type")
+	if r.ContentLength == 0 && kind == "" {
 		return nil
 	}
-	return fault.Invalid("invalid JSON: %v", err)
+	if t, _, err := mime.ParseMediaType(kind); err != nil || t != "application/json" {
+		return fault.Invalid("unsupported Content-Type header (%s): must be 'application/json'", kind)
+	}
+	d := json.NewDecoder(io.LimitReader(r.Body, 16<<20))
+	switch err := d.Decode(v); {
+	case errors.Is(err, io.EOF):
+		return nil
+	case err != nil:
+		return fault.Invalid("invalid JSON: %v", err)
+	case d.More():
+		return fault.Invalid("unexpected content after JSON")
+	}
+	return nil
 }
 
 // flag reads a boolean of the query as Docker does: all but a few words mean true.

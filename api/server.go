@@ -56,6 +56,7 @@ func New(o Options) http.Handler {
 	}
 	r := &Router{mux: http.NewServeMux(), log: o.Log, server: "Gantry/" + o.Version + " (linux)"}
 	registerSystem(r, o)
+	registerPlugins(r)
 	registerEvents(r, o.Runner)
 	registerContainers(r, o.Runner)
 	registerVolumes(r, o.Runner)

@@ -1,7 +1,6 @@
 package api
 
 import (
-	"encoding/json"
 	"io/fs"
 	"net/http"
 	"path/filepath"
@@ -78,8 +77,8 @@ func (a *volumesAPI) list(w http.ResponseWriter, r *http.Request) error {
 
 func (a *volumesAPI) create(w http.ResponseWriter, r *http.Request) error {
 	var req types.CreateRequest
-	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<20)).Decode(&req); err != nil {
-		return fault.Invalid("invalid JSON: %v", err)
+	if err := readJSON(r, &req); err != nil {
+		return err
 	}
 	if req.ClusterVolumeSpec != nil {
 		return errdefs.ErrUnavailable.WithMessage("cluster volumes need a swarm, and this node is in none")

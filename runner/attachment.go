@@ -152,7 +152,8 @@ func guest(rec Record) error {
 	return nil
 }
 
-// attachments are where a container with these options is to be: the network of its mode first.
+// attachments are where a container with these options is to be: as in Docker, in the network of its mode only when
+// the client names no other. The default one comes first, and the others by name.
 func (m *Manager) attachments(mode string, asked []Attachment) ([]Attachment, error) {
 	if strings.HasPrefix(mode, "container:") {
 		if len(asked) > 0 {
@@ -178,18 +179,23 @@ func (m *Manager) attachments(mode string, asked []Attachment) ([]Attachment, er
 		out = append(out, a)
 		return nil
 	}
-	if err := add(Attachment{Name: mode}); err != nil {
-		return nil, err
+	if len(asked) == 0 {
+		asked = []Attachment{{Name: mode}}
 	}
-	slices.SortStableFunc(asked, func(a, b Attachment) int { return cmp.Compare(a.Name, b.Name) })
 	for _, a := range asked {
 		if a.Name == "default" {
-			a.Name = "bridge"
+			a.Name = mode
 		}
 		if err := add(a); err != nil {
 			return nil, err
 		}
 	}
+	slices.SortStableFunc(out, func(a, b Attachment) int {
+		if (a.Name == "bridge") != (b.Name == "bridge") {
+			return map[bool]int{true: -1, false: 1}[a.Name == "bridge"]
+		}
+		return cmp.Compare(a.Name, b.Name)
+	})
 	for _, a := range out[1:] {
 		if err := together(out[0], a); err != nil {
 			return nil, err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"strings"
 
@@ -14,12 +15,14 @@ import (
 	"github.com/gantry-build/gantry/cache"
 	"github.com/gantry-build/gantry/cmd/thin"
 	"github.com/gantry-build/gantry/qemu"
+	"github.com/gantry-build/gantry/runner/network/ipam"
 )
 
 // honoured has the keys of buildkitd.toml (docs/buildkitd.toml.md there, v0.34.2) that gantry heeds, and
 // those whose only sensible value it has anyway. Decoded strictly, it tells where every other key stands.
 type honoured struct {
-	Emulation        any `toml:"emulation"` // gantry's own
+	Emulation        any `toml:"emulation"`             // gantry's own
+	Pools            any `toml:"default-address-pools"` // dockerd's
 	Debug            any `toml:"debug"`
 	Trace            any `toml:"trace"`
 	Entitlements     any `toml:"insecure-entitlements"`
@@ -86,6 +89,7 @@ var instead = map[string]string{
 type settings struct {
 	*config.Config
 	emulation qemu.Policy
+	pools     []ipam.Range // of networks
 }
 
 // loadConfig reads the configuration file: the one that was named, or the one in its usual place if there
@@ -97,7 +101,7 @@ func loadConfig(at *place) (settings, error) {
 	}
 	text, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) && at.Config() == "" {
-		return settings{&config.Config{}, qemu.Auto}, nil
+		return settings{Config: &config.Config{}, emulation: qemu.Auto}, nil
 	}
 	if err != nil {
 		return settings{}, fmt.Errorf("configuration file: %w", err)
@@ -141,12 +145,26 @@ func parseConfig(text []byte) (s settings, err error) {
 	s.Config = &cfg
 	var own struct {
 		Emulation string `toml:"emulation"`
+		Pools     []struct {
+			Base string `toml:"base"`
+			Size int    `toml:"size"`
+		} `toml:"default-address-pools"`
 	}
 	if err := toml.Unmarshal(text, &own); err != nil {
 		return s, fmt.Errorf(": %w", err)
 	}
 	if s.emulation, err = qemu.ParsePolicy(own.Emulation); err != nil {
 		return s, fmt.Errorf(": %w", err)
+	}
+	for _, p := range own.Pools {
+		base, err := netip.ParsePrefix(p.Base)
+		if err != nil {
+			return s, fmt.Errorf(": default-address-pools: base = %q: want a prefix such as 10.10.0.0/16", p.Base)
+		}
+		s.pools = append(s.pools, ipam.Range{Base: base, Size: p.Size})
+	}
+	if err := ipam.CheckRanges(s.pools); err != nil {
+		return s, fmt.Errorf(": default-address-pools: %w", err)
 	}
 	return s, checkConfig(&cfg)
 }

@@ -38,7 +38,7 @@ func prepareDirs(at *place) error {
 
 // inRoot are the files and directories of a data root, whichever of gantry's commands makes them.
 var inRoot = []string{
-	"bin", "buildx", "certs.d", "containers", "daemon.log", "idle", "lock", "network", "registries.json",
+	"bin", "buildx", "certs.d", "containers", "daemon.log", "idle", "lock", "network", "networks.json", "registries.json",
 	"registries.json.lock", "registry",
 	"solver", "store", "tmp", "volumes",
 }

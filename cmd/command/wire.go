@@ -30,6 +30,7 @@ import (
 	"github.com/gantry-build/gantry/qemu"
 	"github.com/gantry-build/gantry/runner"
 	"github.com/gantry-build/gantry/runner/network"
+	"github.com/gantry-build/gantry/runner/network/ipam"
 	"github.com/gantry-build/gantry/solver"
 )
 
@@ -85,7 +86,7 @@ func openDaemon(ctx context.Context, at *place, cfg settings, log *slog.Logger) 
 	if err := d.openStore(ctx, bin, runc); err != nil {
 		return nil, err
 	}
-	if err := d.openNetwork(ctx); err != nil {
+	if err := d.openNetwork(ctx, cfg.pools); err != nil {
 		return nil, err
 	}
 	trusted := trust.New(trust.Options{Root: at.Root(), Static: cfg.Registries, Log: log})
@@ -181,10 +182,11 @@ func (d *daemon) closeSolver() {
 	}
 }
 
-func (d *daemon) openNetwork(ctx context.Context) (err error) {
+func (d *daemon) openNetwork(ctx context.Context, pools []ipam.Range) (err error) {
 	bridge, table := d.at.networkNames()
 	d.network, err = network.Open(ctx, network.Options{
 		Name: bridge, Table: table, State: filepath.Join(d.at.Root(), "network"), Namespace: d.qemu.NewNetwork,
+		Pools: pools,
 	})
 	if err == nil {
 		d.closers = append(d.closers, d.closeNetwork)

@@ -40,6 +40,15 @@ func TestVolumesByDocker(t *testing.T) {
 	docker("volume", "create", "-o", "type=none", "-o", "device="+host, "-o", "o=bind", "there")
 	expect("the host's", "run", "--rm", "--platform", "linux/arm/v7", "-v", "there:/x", base, "cat", "/x/f")
 	expect("12", "run", "--rm", "--mount", "type=image,src="+base+",dst=/img", base, "cut", "-d.", "-f1", "/img/etc/debian_version")
+	expect("12", "run", "--rm", "--mount", "type=image,src="+base+",dst=/img,image-subpath=etc/debian_version",
+		base, "cut", "-d.", "-f1", "/img")
+	docker("run", "--rm", "-v", "parts:/p", base, "sh", "-c", "mkdir /p/mail && ln -s / /p/out")
+	expect("2775", "run", "--rm", "--mount", "type=volume,src=parts,dst=/var/mail,volume-subpath=mail",
+		base, "stat", "-c", "%a", "/var/mail")
+	if out := c.fails("docker", "run", "--rm", "--mount", "type=volume,src=parts,dst=/x,volume-subpath=out", base,
+		"ls", "/x"); !strings.Contains(out, "path concatenation escapes the base directory") {
+		t.Errorf("%s", out)
+	}
 	if got := docker("volume", "prune", "-a", "-f"); !strings.Contains(got, "data") || !strings.Contains(got, "Total reclaimed space: ") {
 		t.Errorf("%s", got)
 	}

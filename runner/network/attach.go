@@ -2,6 +2,7 @@ package network
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
@@ -25,7 +26,7 @@ func (n *Network) Attach(ctx context.Context, r Request) (Endpoint, error) {
 	defer end()
 	l := lease{
 		ID: r.ID, PID: r.PID, Ports: r.Ports, IP: r.IP, IP6: r.IP6, MAC: r.MAC, Interface: r.Interface, Sysctls: r.Sysctls,
-		LinkLocal: r.LinkLocal,
+		LinkLocal: r.LinkLocal, Nonce: rand.Text(),
 	}
 	if err := n.attachProcess(ctx, l); err != nil {
 		return Endpoint{}, fmt.Errorf("attaching container %s to network %s: %w", r.ID, n.cfg.Name, err)

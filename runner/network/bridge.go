@@ -27,11 +27,10 @@ type device struct {
 
 // alias marks a device as this network's; `ip link` shows it.
 func (n *Network) alias() string {
-	mark := "gantry network, table " + n.host.opts.Table
-	if n.cfg.ID != DefaultID {
-		mark += ", " + n.cfg.ID
+	if n.cfg.ID == DefaultID {
+		return n.host.mark()
 	}
-	return mark
+	return n.host.mark() + ", " + n.cfg.ID
 }
 
 // bridge returns the bridge, nil when there is none.
@@ -107,7 +106,7 @@ func (n *Network) policy() policy {
 		device: n.cfg.Device, subnets: n.subnets(), internal: n.cfg.Internal, talk: n.cfg.ICC, open: n.cfg.Open,
 	}
 	if n.cfg.Masquerade && !n.cfg.Internal {
-		p.masquerade = p.subnets
+		p.masquerade, p.as = p.subnets, n.cfg.Source
 	}
 	return p
 }

@@ -27,13 +27,14 @@ type Config struct {
 	IPAM   []ipam.Config // empty: chosen when the network is made or, for the default one, needed
 	MTU    int           // zero: that of the host's default route
 
-	Internal   bool       // no way out, and none in
-	ICC        bool       // containers reach each other
-	Masquerade bool       // what leaves has the host's address; IPv6 as IPv4
-	Open       bool       // neighbours reach what is not published (gateway mode nat-unprotected)
-	Isolated   bool       // the host has no address on the bridge (gateway mode isolated)
-	HostIP     netip.Addr // to which ports are bound that name no address; zero: all
-	Prefix     string     // of the interfaces' names in containers; empty: eth
+	Internal   bool         // no way out, and none in
+	ICC        bool         // containers reach each other
+	Masquerade bool         // what leaves has the host's address; IPv6 as IPv4
+	Source     []netip.Addr // what leaves has these addresses instead of that of its way, at most one of a family
+	Open       bool         // neighbours reach what is not published (gateway mode nat-unprotected)
+	Isolated   bool         // the host has no address on the bridge (gateway mode isolated)
+	HostIP     netip.Addr   // to which ports are bound that name no address; zero: all
+	Prefix     string       // of the interfaces' names in containers; empty: eth
 
 	Parent string // the host's device that a macvlan or ipvlan lies on; NAME.N is made as a VLAN; empty: none
 	Mode   string // of macvlan: bridge, private, vepa, passthru; of ipvlan: l2, l3, l3s

@@ -314,6 +314,9 @@ func (h *Host) Restore(ctx context.Context, running map[string][]string) error {
 		}
 	}
 	h.rules.seed(policies, elements)
+	if err := h.sweep(); err != nil {
+		return err
+	}
 	for _, n := range h.all() {
 		if err := n.restore(ctx); err != nil {
 			return fmt.Errorf("restoring network %s: %w", n.cfg.Name, err)

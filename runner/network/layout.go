@@ -21,6 +21,7 @@ type policy struct {
 	talk       bool           // its containers reach each other
 	open       bool           // neighbours reach ports that are not published
 	masquerade []netip.Prefix // those of the subnets that leave with the host's address
+	as         []netip.Addr   // the address that they leave with, by family; none: that of the way they take
 }
 
 // layout puts a whole table into one transaction.
@@ -106,10 +107,23 @@ func (y layout) postrouting() {
 	for _, p := range y.policies {
 		out := deviceIs(expr.MetaKeyOIFNAME, expr.CmpOpEq, p.device)
 		for _, s := range p.masquerade {
-			y.rule(c, sourceIn(s), deviceIs(expr.MetaKeyOIFNAME, expr.CmpOpNeq, p.device), masquerade())
+			y.rule(c, sourceIn(s), deviceIs(expr.MetaKeyOIFNAME, expr.CmpOpNeq, p.device), p.leaving(s))
 		}
 		for _, s := range p.subnets {
 			y.rule(c, sourceIn(s), out, conntrack(expr.CtKeySTATUS, ctStatusDNAT), masquerade())
 		}
 	}
+}
+
+// leaving gives what leaves a subnet another source.
+func (p policy) leaving(subnet netip.Prefix) []expr.Any {
+	for _, a := range p.as {
+		if f := familyOf(a); a.Is4() == subnet.Addr().Is4() {
+			return []expr.Any{
+				&expr.Immediate{Register: reg1, Data: a.AsSlice()},
+				&expr.NAT{Type: expr.NATTypeSourceNAT, Family: uint32(f.proto), RegAddrMin: reg1},
+			}
+		}
+	}
+	return masquerade()
 }

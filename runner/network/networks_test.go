@@ -250,7 +250,12 @@ func TestRestoreNetworks(t *testing.T) {
 		must(t, again.Add(c))
 		t.Cleanup(func() { must(t, again.Remove(context.WithoutCancel(t.Context()), c.ID)) })
 	}
+	lost, err := h.Create(t.Context(), configOf("lost")) // of which its record was never written
+	must(t, err)
 	must(t, again.Restore(t.Context(), map[string][]string{"one": {"web"}}))
+	if exists(lost.Device) {
+		t.Errorf("%s of a network that nobody knows is left", lost.Device)
+	}
 	n, _ := again.Network("one")
 	if got, ok := n.Endpoint("web"); !ok || got.IP != ep.IP || got.IP6 != ep.IP6 {
 		t.Errorf("restored %+v, want %+v", got, ep)

@@ -27,6 +27,7 @@ type lease struct {
 	Sysctls   []string         `json:"-"`
 	LinkLocal []netip.Addr     `json:"-"`
 	PID       int              `json:"pid"`
+	Nonce     string           `json:"nonce,omitempty"`
 	Boot      string           `json:"boot"`
 
 	fleeting bool // ends with this process: never written down, and Restore leaves it alone

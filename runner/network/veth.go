@@ -17,13 +17,14 @@ import (
 const vethPrefix = "gve"
 
 // vethName names the host side. It follows from the network and the lease, so that it is found again after a restart,
-// and a container may later join several networks. The addresses are part of it so that a container that is attached
-// again need not wait until its earlier pair is deleted.
+// and a container may later join several networks. The nonce is part of it so that a container that is attached again
+// need not wait until its earlier pair is deleted.
 func vethName(bridge string, l lease) string {
 	name := bridge + "/" + l.ID
 	for _, a := range l.addresses() {
 		name += "/" + a.String()
 	}
+	name += l.Nonce
 	sum := sha256.Sum256([]byte(name))
 	return fmt.Sprintf("%s%x", vethPrefix, sum[:6])
 }
@@ -118,7 +119,21 @@ func (w wire) connect(inside *interior) (err error) {
 	if w.host == "" {
 		return nil
 	}
-	return errors.Join(awaitCarrier(w.host), awaitCarrier(w.dev.name))
+	return errors.Join(awaitCarrier(w.host), awaitCarrier(w.dev.name), w.meet())
+}
+
+// meet tells the host who has the addresses now. Somebody may have asked for one while it was nobody's, and the kernel
+// would wait a second before it asks again.
+func (w wire) meet() error {
+	for _, a := range w.addrs {
+		err := netlink.NeighSet(&netlink.Neigh{
+			LinkIndex: w.dev.index, IP: a.Addr().AsSlice(), HardwareAddr: w.mac, State: netlink.NUD_REACHABLE,
+		})
+		if err != nil {
+			return fmt.Errorf("telling the host where %s is: %w", a.Addr(), err)
+		}
+	}
+	return nil
 }
 
 // makeVeth makes a pair with its far end in the sandbox.

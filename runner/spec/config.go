@@ -155,7 +155,13 @@ type MountRequest struct {
 	Consistency   string         `json:",omitempty"` // a hint for other systems; no effect on Linux
 	BindOptions   *BindOptions   `json:",omitempty"`
 	VolumeOptions *VolumeOptions `json:",omitempty"`
+	ImageOptions  *ImageOptions  `json:",omitempty"`
 	TmpfsOptions  *TmpfsOptions  `json:",omitempty"`
+}
+
+// ImageOptions refine the mount of an image.
+type ImageOptions struct {
+	Subpath string `json:",omitempty"`
 }
 
 // BindOptions refine a bind mount.

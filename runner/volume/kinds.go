@@ -38,6 +38,9 @@ func bindMount(r spec.MountRequest) (p MountPoint, err error) {
 	return p, nil
 }
 
+// errSubpath is Docker's refusal.
+var errSubpath = fault.Invalid("subpath must be a relative path within the volume")
+
 func (s *Store) volumeMount(r spec.MountRequest) (p MountPoint, err error) {
 	var o spec.VolumeOptions
 	if r.VolumeOptions != nil {
@@ -51,7 +54,7 @@ func (s *Store) volumeMount(r spec.MountRequest) (p MountPoint, err error) {
 		return p, fault.Invalid("create %s: %v", r.Source, err) // not a 404: docker run would pull the image
 	}
 	if o.Subpath != "" && !filepath.IsLocal(o.Subpath) {
-		return p, fault.Invalid("volume subpath %q leaves the volume", o.Subpath)
+		return p, errSubpath
 	}
 	vol := Volume{Name: r.Source, Labels: o.Labels, Options: driver.Options}
 	if vol.Name == "" {
@@ -60,15 +63,8 @@ func (s *Store) volumeMount(r spec.MountRequest) (p MountPoint, err error) {
 	if p, err = s.volume(vol, r.Target, !r.ReadOnly); err != nil {
 		return p, err
 	}
-	if o.Subpath != "" {
-		f, err := openSubpath(p.Source, o.Subpath)
-		if err != nil {
-			return p, err
-		}
-		f.Close()
-		p.Subpath = o.Subpath
-	}
-	if o.NoCopy || o.Subpath != "" {
+	p.Subpath = o.Subpath // which is looked for at each start
+	if o.NoCopy {
 		p.Mode = "nocopy"
 	}
 	return p, nil
@@ -140,10 +136,17 @@ func imageMount(r spec.MountRequest, open func(ref string) (spec.Mount, error)) 
 	if r.Source == "" {
 		return p, fault.Invalid("invalid mount config for type \"image\": field Source must not be empty")
 	}
+	sub := ""
+	if r.ImageOptions != nil {
+		sub = r.ImageOptions.Subpath
+	}
+	if sub != "" && !filepath.IsLocal(sub) {
+		return p, errSubpath
+	}
 	m, err := open(r.Source)
 	if err != nil {
 		return p, err
 	}
 	m.Target = r.Target
-	return MountPoint{Type: "image", Source: r.Source, Destination: path.Clean(r.Target), Mount: m}, nil
+	return MountPoint{Type: "image", Source: r.Source, Destination: path.Clean(r.Target), Mount: m, Subpath: sub}, nil
 }

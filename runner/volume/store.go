@@ -3,6 +3,7 @@
 package volume
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -157,7 +158,7 @@ func Fill(points []MountPoint, rootfs func(func(root string) error) error) error
 		if p.Type != "volume" || nocopy(p) {
 			continue
 		}
-		if entries, err := os.ReadDir(p.Source); err == nil && len(entries) == 0 {
+		if empty(p) {
 			fresh = append(fresh, p)
 		}
 	}
@@ -184,5 +185,21 @@ func fill(root string, p MountPoint) error {
 	if st, err := os.Stat(src); err != nil || !st.IsDir() {
 		return nil // nothing there to copy
 	}
-	return fs.CopyDir(p.Source, src)
+	dst, err := openSubpath(p.Source, cmp.Or(p.Subpath, "."))
+	if err != nil {
+		return err
+	}
+	defer dst.Close()
+	return fs.CopyDir(fmt.Sprintf("/proc/self/fd/%d", dst.Fd()), src)
+}
+
+// empty says whether a volume, or the part of it that is mounted, is a directory without entries.
+func empty(p MountPoint) bool {
+	dir, err := openSubpath(p.Source, cmp.Or(p.Subpath, "."))
+	if err != nil {
+		return false // its absence is the start's error
+	}
+	defer dir.Close()
+	entries, err := os.ReadDir(fmt.Sprintf("/proc/self/fd/%d", dir.Fd()))
+	return err == nil && len(entries) == 0
 }

@@ -10,6 +10,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/containerd/containerd/v2/core/mount"
+
 	"github.com/gantry-build/gantry/internal/fault"
 	"github.com/gantry-build/gantry/internal/state"
 	"github.com/gantry-build/gantry/runner/spec"
@@ -20,7 +22,7 @@ import (
 // volume's root and never out of it, and what was opened is mounted where only the daemon can change
 // anything. That mount is runc's source, and goes when runc has copied it.
 
-// openSubpath opens a file or directory inside a volume, whose symlinks can't lead out of it.
+// openSubpath opens a file or directory inside a volume. A symlink that leads out of it is refused.
 func openSubpath(volume, sub string) (*os.File, error) {
 	dir, err := unix.Open(volume, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -28,12 +30,15 @@ func openSubpath(volume, sub string) (*os.File, error) {
 	}
 	defer unix.Close(dir)
 	fd, err := unix.Openat2(dir, sub, &unix.OpenHow{
-		Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+		Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS,
 	})
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
-		return nil, fault.Invalid("volume subpath %q: no such file or directory in the volume", sub)
-	}
-	if err != nil {
+	path := filepath.Join(volume, sub)
+	switch { // in Docker's words
+	case errors.Is(err, unix.EXDEV):
+		return nil, fault.Invalid("path concatenation escapes the base directory, base: %s, subpath: %s", volume, sub)
+	case errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP):
+		return nil, fault.Invalid("cannot access path %s: %v", path, err)
+	case err != nil:
 		return nil, fmt.Errorf("volume subpath %q: %w", sub, err)
 	}
 	return os.NewFile(uintptr(fd), filepath.Join(volume, sub)), nil
@@ -60,13 +65,36 @@ func (s Subpaths) Mounts(id string, points []MountPoint) (mounts []spec.Mount, r
 	for i, p := range points {
 		if p.Subpath != "" {
 			pinned = true
-			if p.Mount.Source, err = pin(p.Source, p.Subpath, filepath.Join(dir, strconv.Itoa(i))); err != nil {
+			if p.Mount, err = pinPoint(p, filepath.Join(dir, strconv.Itoa(i))); err != nil {
 				return nil, release, err
 			}
 		}
 		mounts = append(mounts, p.Mount)
 	}
 	return mounts, release, nil
+}
+
+// pinPoint mounts a part of a volume or image at target, and returns the container's mount of that. An image is mounted
+// for it as a whole beside the target; the part keeps what it needs of that.
+func pinPoint(p MountPoint, target string) (m spec.Mount, err error) {
+	m = p.Mount
+	whole := p.Source
+	if p.Type == "image" {
+		whole = target + "-whole"
+		if err := state.Private(whole); err != nil {
+			return m, err
+		}
+		image := mount.Mount{Type: m.Type, Source: m.Source, Options: m.Options}
+		if m.Type == "bind" {
+			image.Options = []string{"rbind", "ro"}
+		}
+		if err := image.Mount(whole); err != nil {
+			return m, fmt.Errorf("mounting image %s: %w", p.Source, err)
+		}
+		m = spec.Mount{Type: "bind", ReadOnly: true, Target: m.Target}
+	}
+	m.Source, err = pin(whole, p.Subpath, target)
+	return m, err
 }
 
 // pin mounts a part of a volume at target, which it makes.

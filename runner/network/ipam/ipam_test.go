@@ -80,6 +80,16 @@ func TestNext(t *testing.T) {
 	if second, err := p.Next("b"); err != nil || second != addr("fd00::3") {
 		t.Errorf("%s after %s, %v", second, first, err)
 	}
+	if again, err := p.Next("a"); err != nil || again != first {
+		t.Errorf("%s came back and got %s, %v", first, again, err)
+	}
+	p.Free(first, "a")
+	if err := p.Take(first, "c"); err != nil {
+		t.Error(err)
+	}
+	if other, err := p.Next("a"); err != nil || other != addr("fd00::4") {
+		t.Errorf("an old address is another's, got %s, %v", other, err)
+	}
 }
 
 func TestTake(t *testing.T) {

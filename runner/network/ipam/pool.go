@@ -46,8 +46,9 @@ func (c Config) check() error {
 	return nil
 }
 
-// Pool is the addresses of one subnet. It goes round instead of taking the lowest free address, so that a client
-// that still talks to a container that ended does not reach the next one. It is not safe for concurrent use.
+// Pool is the addresses of one subnet. Who comes back gets the address that it had, if nobody else has got it since.
+// Else the pool goes round instead of taking the lowest free address, so that a client that still talks to a container
+// that ended does not reach the next one. It is not safe for concurrent use.
 type Pool struct {
 	Subnet  netip.Prefix
 	Gateway netip.Addr
@@ -55,7 +56,9 @@ type Pool struct {
 	first, last netip.Addr // of those that are handed out unasked
 	cursor      netip.Addr // the one handed out most recently
 	owner       map[netip.Addr]string
-	reserved    map[netip.Addr]bool // nobody's: network, broadcast, gateway, auxiliary
+	had         map[netip.Addr]string // who had an address that is free
+	old         map[string]netip.Addr // the same by owner
+	reserved    map[netip.Addr]bool   // nobody's: network, broadcast, gateway, auxiliary
 }
 
 // New makes a pool of which nothing is handed out. A configuration that can't be is an errdefs.ErrInvalidArgument.
@@ -63,7 +66,8 @@ func New(c Config) (*Pool, error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
-	p := &Pool{Subnet: c.Subnet, Gateway: c.Gateway, owner: map[netip.Addr]string{}, reserved: map[netip.Addr]bool{}}
+	p := &Pool{Subnet: c.Subnet, Gateway: c.Gateway, owner: map[netip.Addr]string{}, reserved: map[netip.Addr]bool{},
+		had: map[netip.Addr]string{}, old: map[string]netip.Addr{}}
 	if !p.Gateway.IsValid() {
 		p.Gateway = c.Subnet.Addr().Next()
 	}
@@ -88,13 +92,18 @@ func New(c Config) (*Pool, error) {
 
 // Next hands out a free address to owner. errdefs.ErrUnavailable when there is none.
 func (p *Pool) Next(owner string) (netip.Addr, error) {
+	if a, ok := p.old[owner]; ok && !a.Less(p.first) && !p.last.Less(a) {
+		p.give(a, owner)
+		return a, nil
+	}
 	a := p.cursor
 	for {
 		if a = a.Next(); !a.IsValid() || p.last.Less(a) {
 			a = p.first
 		}
 		if _, taken := p.owner[a]; !taken && !p.reserved[a] {
-			p.owner[a], p.cursor = owner, a
+			p.give(a, owner)
+			p.cursor = a
 			return a, nil
 		}
 		if a == p.cursor {
@@ -113,7 +122,7 @@ func (p *Pool) Take(a netip.Addr, owner string) error {
 	if _, taken := p.owner[a]; taken || p.reserved[a] {
 		return errdefs.ErrPermissionDenied.WithMessage("Address already in use: " + a.String())
 	}
-	p.owner[a] = owner
+	p.give(a, owner)
 	if p.cursor.Less(a) && !a.Less(p.first) && !p.last.Less(a) {
 		p.cursor = a
 	}
@@ -122,9 +131,21 @@ func (p *Pool) Take(a netip.Addr, owner string) error {
 
 // Free gives an address back that owner has.
 func (p *Pool) Free(a netip.Addr, owner string) {
-	if p.owner[a] == owner {
-		delete(p.owner, a)
+	if p.owner[a] != owner {
+		return
 	}
+	delete(p.owner, a)
+	delete(p.had, p.old[owner])
+	p.had[a], p.old[owner] = owner, a
+}
+
+// give makes a free address somebody's, which is nobody's old one any more.
+func (p *Pool) give(a netip.Addr, owner string) {
+	if before, ok := p.had[a]; ok {
+		delete(p.old, before)
+		delete(p.had, a)
+	}
+	p.owner[a] = owner
 }
 
 // Usage is how many addresses are taken, the reserved ones included, and how many more can be handed out unasked; at
