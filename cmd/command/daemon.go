@@ -200,10 +200,7 @@ func daemonStop(at *place) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := at.call(cmd.Context(), http.MethodPost, "/gantry/stop", nil); err != nil {
-				return err
-			}
-			return at.gone(cmd.Context(), s.PID)
+			return at.stop(cmd.Context(), s)
 		},
 	}
 }

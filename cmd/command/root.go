@@ -26,7 +26,7 @@ func Main(args []string) int {
 		}
 		return unknown(cmd, args[0])
 	}
-	root.AddCommand(registryCommand(at), daemonCommand(at), emulatorsCommand(at), doctorCommand(at), debugCommand(at))
+	root.AddCommand(registryCommand(at), daemonCommand(at), emulatorsCommand(at), doctorCommand(at), debugCommand(at), systemCommand(at))
 	thin.MountDocker(root, at.Place)
 	for _, verb := range []string{"pull", "push"} {
 		speakHTTP(child(root, verb), at)

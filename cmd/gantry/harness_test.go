@@ -114,7 +114,7 @@ func markOf(root string) string {
 	return hex.EncodeToString(sum[:4])
 }
 
-// devicesOf lists the bridge and the nftables table of a data root.
+// devicesOf lists the bridges and the nftables tables of a data root.
 func devicesOf(t testing.TB, root string) (left []string) {
 	mark := markOf(root)
 	links, err := os.ReadDir("/sys/class/net")
@@ -122,7 +122,8 @@ func devicesOf(t testing.TB, root string) (left []string) {
 		t.Fatal(err)
 	}
 	for _, l := range links {
-		if strings.Contains(l.Name(), mark) {
+		alias, _ := os.ReadFile(filepath.Join("/sys/class/net", l.Name(), "ifalias"))
+		if strings.Contains(l.Name(), mark) || strings.Contains(string(alias), mark) {
 			left = append(left, l.Name())
 		}
 	}

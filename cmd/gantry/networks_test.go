@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 )
@@ -121,4 +122,22 @@ func TestKilledConnects(t *testing.T) {
 		g.run("rm", "-f", n)
 	}
 	g.run("network", "rm", "app")
+}
+
+// A reset leaves nothing: no container, network, table, rule in another's chain, mount or file.
+func TestSystemReset(t *testing.T) {
+	g := newGantry(t)
+	g.run("build", "-q", "-t", "probe", probe(t))
+	g.run("network", "create", "app")
+	g.run("volume", "create", "data")
+	g.run("run", "-d", "--network", "app", "-v", "data:/d", "-p", "80", "probe", "sleep")
+	g.run("run", "-d", "probe", "sleep")
+	g.fails([]string{"nothing was removed"}, "system", "reset")
+	g.run("system", "reset", "--force")
+	if left := devicesOf(t, g.root); len(left) > 0 {
+		t.Errorf("left on the host: %v", left)
+	}
+	if _, err := os.Stat(g.root); err == nil {
+		t.Error("the data root is left")
+	}
 }

@@ -288,6 +288,10 @@ func TestTwoNetworksSideBySide(t *testing.T) {
 	if one.Subnet().Overlaps(two.Subnet()) {
 		t.Errorf("both chose %s", one.Subnet())
 	}
+	a, b := newNetwork(t, one.host, configOf("mine")), newNetwork(t, two.host, configOf("yours"))
+	if a.Subnet().Overlaps(b.Subnet()) {
+		t.Errorf("both chose %s", a.Subnet())
+	}
 }
 
 // Where another table drops what it does not know, packets of containers pass, and nothing else does; what is put there

@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 
 	"github.com/containerd/errdefs"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/gantry-build/gantry/runner/network/ipam"
 )
@@ -264,6 +266,36 @@ func TestRestoreNetworks(t *testing.T) {
 	other, _ := again.Network("two")
 	if es, vs := elements(t, n), veths(t, other); len(es) != 2 || len(vs) != 0 { // of IPv4 and IPv6
 		t.Errorf("elements %q, interfaces of a container that is gone %q", es, vs)
+	}
+}
+
+// Hundreds of containers come and go on one network and leave nothing: no interface, element, lease or address.
+func TestNothingIsLost(t *testing.T) {
+	needHost(t)
+	h := openBridge(t, testOptions(t)).host
+	n := newNetwork(t, h, configOf("one", dual))
+	var g errgroup.Group
+	for worker := range 4 {
+		s := newSandbox(t, 0)
+		g.Go(func() error {
+			for i := range 75 {
+				id := fmt.Sprint("c", worker, "-", i)
+				_, err := n.Attach(t.Context(), Request{ID: id, PID: s.pid, Ports: []Port{{ContainerPort: 80}}})
+				if err == nil {
+					err = n.Disconnect(t.Context(), id)
+				}
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	must(t, g.Wait())
+	taken, _ := n.Usage(n.Subnet())
+	files, _ := os.ReadDir(n.store.leaseDir())
+	if es, vs, ls := elements(t, n), veths(t, n), n.snapshot(); len(es)+len(vs)+len(ls)+len(files) > 0 || taken != 3 || len(h.ports.held) > 0 {
+		t.Errorf("left: elements %q, interfaces %v, leases %v, files %v, addresses %d, ports %v", es, vs, ls, files, taken, h.ports.held)
 	}
 }
 
