@@ -37,7 +37,8 @@ func TestMorning(t *testing.T) {
 	if err := os.Symlink(docker, filepath.Join(bin, "docker")); err != nil {
 		t.Fatal(err)
 	}
-	env := append(os.Environ(), "DOCKER_CONFIG="+c.config, "DOCKER_HOST="+at, "base=debian:bookworm-slim", "PATH="+bin+":"+os.Getenv("PATH"))
+	env := append(os.Environ(), "DOCKER_CONFIG="+c.config, "DOCKER_HOST="+at, "base=debian:bookworm-slim",
+		"PATH="+bin+":"+os.Getenv("PATH"))
 	commands := blocks(t, "commands", false)
 	if at != "unix://"+c.socket {
 		image := filepath.Join(bin, "image.tar")

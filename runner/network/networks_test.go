@@ -294,7 +294,8 @@ func TestNothingIsLost(t *testing.T) {
 	must(t, g.Wait())
 	taken, _ := n.Usage(n.Subnet())
 	files, _ := os.ReadDir(n.store.leaseDir())
-	if es, vs, ls := elements(t, n), veths(t, n), n.snapshot(); len(es)+len(vs)+len(ls)+len(files) > 0 || taken != 3 || len(h.ports.held) > 0 {
+	if es, vs, ls := elements(t, n), veths(t, n), n.snapshot(); len(es)+len(vs)+len(ls)+len(files) > 0 || taken != 3 ||
+		len(h.ports.held) > 0 {
 		t.Errorf("left: elements %q, interfaces %v, leases %v, files %v, addresses %d, ports %v", es, vs, ls, files, taken, h.ports.held)
 	}
 }
