@@ -28,7 +28,7 @@ func networkRequest(req network.CreateRequest) (runner.NetworkRecord, error) {
 	if n.Driver == "" || n.Driver == "default" {
 		n.Driver = gnetwork.DriverBridge
 	}
-	if n.Name == "" {
+	if strings.TrimSpace(n.Name) == "" {
 		return n, fault.Invalid("invalid network name: name is empty")
 	}
 	switch {
@@ -42,7 +42,7 @@ func networkRequest(req network.CreateRequest) (runner.NetworkRecord, error) {
 	case n.Driver == "host" || n.Driver == "null":
 		return n, fault.Forbidden("only one instance of %q network is allowed", n.Driver)
 	case !slices.Contains([]string{gnetwork.DriverBridge, gnetwork.DriverMacvlan, gnetwork.DriverIPvlan}, n.Driver):
-		return n, fault.NotFound("could not find plugin %s in v1 plugin registry: plugin not found", n.Driver)
+		return n, fault.NotFound("plugin %q not found", n.Driver)
 	}
 	if err := subnets(&n, req.IPAM); err != nil {
 		return n, err
@@ -62,17 +62,25 @@ func subnets(n *runner.NetworkRecord, in *network.IPAM) error {
 		return fault.NotFound("could not find IPAM plugin %s: only the default one is supported", in.Driver)
 	}
 	n.IPAMDriver, n.IPAMOption = in.Driver, in.Options
+	var wrong []string
 	for _, c := range in.Config {
 		if !c.Subnet.IsValid() {
 			if c.Gateway.IsValid() || c.IPRange.IsValid() || len(c.AuxAddress) > 0 {
-				return fault.Invalid("invalid network config:\na gateway, an ip-range or an auxiliary address needs a subnet")
+				wrong = append(wrong, "a gateway, an ip-range or an auxiliary address needs a subnet")
 			}
 			continue
 		}
 		if !c.Subnet.Addr().Is4() {
 			n.Config.IPv6 = true
 		}
-		n.Config.IPAM = append(n.Config.IPAM, ipam.Config{Subnet: c.Subnet, Range: c.IPRange, Gateway: c.Gateway, Aux: c.AuxAddress})
+		one := ipam.Config{Subnet: c.Subnet, Range: c.IPRange, Gateway: c.Gateway, Aux: c.AuxAddress}
+		if _, err := ipam.New(one); err != nil {
+			wrong = append(wrong, err.Error())
+		}
+		n.Config.IPAM = append(n.Config.IPAM, one)
+	}
+	if len(wrong) > 0 {
+		return fault.Invalid("invalid network config:\n%s", strings.Join(wrong, "\n"))
 	}
 	return nil
 }
@@ -164,7 +172,7 @@ func parentOptions(c *gnetwork.Config, options map[string]string) (err error) {
 func boolOf(key, v string) (bool, error) {
 	b, err := strconv.ParseBool(v)
 	if err != nil {
-		return false, fault.Invalid("invalid value for %s: %q is neither true nor false", key, v)
+		return false, fault.Invalid("failed to parse %s value: %s (%v)", key, v, err)
 	}
 	return b, nil
 }
@@ -172,7 +180,7 @@ func boolOf(key, v string) (bool, error) {
 func numberOf(key, v string) (int, error) {
 	n, err := strconv.Atoi(v)
 	if err != nil {
-		return 0, fault.Invalid("invalid value for %s: %q is no number", key, v)
+		return 0, fault.Invalid("failed to parse %s value: %s (%v)", key, v, err)
 	}
 	return n, nil
 }

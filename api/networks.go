@@ -76,7 +76,7 @@ func (a *networksAPI) list(w http.ResponseWriter, r *http.Request) error {
 	}
 	for _, v := range f.values("type") {
 		if v != "builtin" && v != "custom" {
-			return fault.Invalid("invalid filter: 'type'='%s'", v)
+			return fault.Invalid("invalid value for filter 'type': must be 'builtin' or 'custom'")
 		}
 	}
 	is := func(term string, match func(string) bool) bool {

@@ -86,7 +86,7 @@ func refusals(t *testing.T, c *client.Client) {
 		"network lost not found":                                second(c.NetworkInspect(ctx, "lost", client.NetworkInspectOptions{})),
 		"host is a pre-defined network and cannot be removed":   second(c.NetworkRemove(ctx, "host", client.NetworkRemoveOptions{})),
 		"operation is not permitted on predefined none network": second(c.NetworkCreate(ctx, "none", client.NetworkCreateOptions{})),
-		"invalid filter: 'type'='own'": second(c.NetworkList(ctx,
+		"invalid value for filter 'type'": second(c.NetworkList(ctx,
 			client.NetworkListOptions{Filters: client.Filters{}.Add("type", "own")})),
 	} {
 		if err == nil || !strings.Contains(err.Error(), want) {

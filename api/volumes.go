@@ -134,7 +134,8 @@ func (a *volumesAPI) prune(w http.ResponseWriter, r *http.Request) error {
 	report := types.PruneReport{VolumesDeleted: []string{}}
 	for _, v := range all {
 		labels := described(v).Labels
-		if !v.Anonymous && (every == nil || !*every) || !f.labels("label", labels) || f.any("label!") && f.labels("label!", labels) {
+		if len(v.Options) > 0 || // it may be somebody else's disk
+			!v.Anonymous && (every == nil || !*every) || !f.labels("label", labels) || f.any("label!") && f.labels("label!", labels) {
 			continue
 		}
 		size := bytesBelow(v.Path)

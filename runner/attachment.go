@@ -217,30 +217,29 @@ func together(a, b Attachment) error {
 	return nil
 }
 
-// acceptable says whether a network can give what is asked of it.
+// acceptable says whether a network can give what is asked of it, in Docker's words.
 func acceptable(n NetworkRecord, a Attachment) error {
-	switch {
-	case n.Predefined() && (a.IP.IsValid() || a.IP6.IsValid()):
-		return fault.Invalid("invalid config for network %s: invalid endpoint settings:\n"+
-			"user specified IP address is supported on user defined networks only", n.Name)
-	case n.Predefined() && n.Name != "bridge" && len(a.Aliases) > 0, n.Name == "bridge" && len(a.Aliases) > 0:
-		return fault.Invalid("invalid config for network %s: invalid endpoint settings:\n"+
-			"network-scoped aliases are only supported for user-defined networks", n.Name)
-	case (a.IP.IsValid() || a.IP6.IsValid()) && !configured(n, a):
-		return fault.Invalid("invalid config for network %s: invalid endpoint settings:\n"+
-			"no configured subnet contains IP address %s", n.Name, cmp.Or(a.IP, a.IP6))
+	var wrong []string
+	if n.Predefined() && (a.IP.IsValid() || a.IP6.IsValid()) {
+		wrong = append(wrong, "user-specified IP address is supported on user-defined networks only")
 	}
-	return nil
-}
-
-// configured says whether the asked addresses are of subnets of the network.
-func configured(n NetworkRecord, a Attachment) bool {
+	if n.Predefined() && len(a.Aliases) > 0 {
+		wrong = append(wrong, "network-scoped aliases are only supported for user-defined networks")
+	}
 	for _, ip := range []netip.Addr{a.IP, a.IP6} {
 		if ip.IsValid() && !slices.ContainsFunc(n.Config.IPAM, func(c ipam.Config) bool { return c.Subnet.Contains(ip) }) {
-			return false
+			wrong = append(wrong, "no configured subnet contains IP address "+ip.String())
 		}
 	}
-	return true
+	if len(wrong) > 1 {
+		for i := range wrong {
+			wrong[i] = "* " + wrong[i]
+		}
+	}
+	if len(wrong) > 0 {
+		return fault.Invalid("invalid config for network %s: invalid endpoint settings:\n%s", n.Name, strings.Join(wrong, "\n"))
+	}
+	return nil
 }
 
 // join puts a process's network namespace into the networks of its container, and publishes the ports by the one that

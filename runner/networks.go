@@ -18,7 +18,6 @@ import (
 	"github.com/gantry-build/gantry/runner/network"
 	"github.com/gantry-build/gantry/runner/network/dns"
 	"github.com/gantry-build/gantry/runner/network/ipam"
-	"github.com/gantry-build/gantry/runner/spec"
 )
 
 // NetworkRecord is one of the networks that a container can be in. Its maps and slices are shared: read them only.
@@ -145,9 +144,6 @@ func (m *Manager) on(n NetworkRecord) (*network.Network, bool) {
 func (m *Manager) CreateNetwork(ctx context.Context, n NetworkRecord) (NetworkRecord, error) {
 	if n.Predefined() {
 		return n, fault.Forbidden("operation is not permitted on predefined %s network", n.Name)
-	}
-	if !spec.ValidName(n.Name) {
-		return n, fault.Invalid("invalid network name: %q: only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed", n.Name)
 	}
 	n.ID, n.Created = stringid.GenerateRandomID(), time.Now().UTC()
 	n.Config.ID, n.Config.Name, n.Config.Driver = n.ID, n.Name, n.Driver

@@ -52,7 +52,7 @@ func TestVolumesByDocker(t *testing.T) {
 	if got := docker("volume", "prune", "-a", "-f"); !strings.Contains(got, "data") || !strings.Contains(got, "Total reclaimed space: ") {
 		t.Errorf("%s", got)
 	}
-	expect("", "volume", "ls", "-q")
+	expect("fast\nthere", "volume", "ls", "-q") // as Docker, it leaves those that have options
 	expect("bridge bridge local\nhost host local\nnone null local", "network", "ls", "--format", "{{.Name}} {{.Driver}} {{.Scope}}")
 	g.fails([]string{"get data: no such volume"}, "volume", "inspect", "data")
 	if got := g.output("volume", "create"); len(got) != 64 {

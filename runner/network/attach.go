@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"os"
 	"slices"
+
+	"github.com/containerd/errdefs"
 )
 
 // ErrAttached says that the container already has an endpoint: Detach it first.
@@ -28,7 +30,9 @@ func (n *Network) Attach(ctx context.Context, r Request) (Endpoint, error) {
 		ID: r.ID, PID: r.PID, Ports: r.Ports, IP: r.IP, IP6: r.IP6, MAC: r.MAC, Interface: r.Interface, Sysctls: r.Sysctls,
 		LinkLocal: r.LinkLocal, Nonce: rand.Text(),
 	}
-	if err := n.attachProcess(ctx, l); err != nil {
+	if err := n.attachProcess(ctx, l); errdefs.IsInvalidArgument(err) || errdefs.IsPermissionDenied(err) {
+		return Endpoint{}, err // what is asked for, in Docker's words
+	} else if err != nil {
 		return Endpoint{}, fmt.Errorf("attaching container %s to network %s: %w", r.ID, n.cfg.Name, err)
 	}
 	ep, _ := n.Endpoint(r.ID)

@@ -12,6 +12,7 @@
 package network
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -181,6 +182,10 @@ func (h *Host) settle(ctx context.Context, c Config) (Config, error) {
 		return c, err
 	}
 	defer unlock()
+	c.IPAM = slices.Clone(c.IPAM)
+	slices.SortStableFunc(c.IPAM, func(a, b ipam.Config) int { // IPv4 first
+		return cmp.Compare(a.Subnet.Addr().BitLen(), b.Subnet.Addr().BitLen())
+	})
 	others := h.subnets()
 	for _, i := range c.IPAM {
 		if j := slices.IndexFunc(others, func(p netip.Prefix) bool { return p.Overlaps(i.Subnet) }); j >= 0 {

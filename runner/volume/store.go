@@ -66,9 +66,8 @@ func (s *Store) Ensure(want Volume) (_ Volume, isNew bool, err error) {
 		return want, false, fault.Invalid("volume name is too short, names should be at least two alphanumeric characters")
 	}
 	if !spec.ValidName(want.Name) {
-		return want, false, fault.Invalid("%q includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are "+
-			"allowed. "+
-			"If you intended to pass a host directory, use absolute path", want.Name)
+		return want, false, fault.Invalid("create %s: %q includes invalid characters for a local volume name, only "+
+			"\"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use absolute path", want.Name, want.Name)
 	}
 	if err := checkOptions(want.Options); err != nil {
 		return want, false, fmt.Errorf("create %s: %w", want.Name, err)

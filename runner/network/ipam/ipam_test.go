@@ -103,7 +103,7 @@ func TestTake(t *testing.T) {
 		"10.0.0.0": errdefs.IsPermissionDenied, "10.0.0.255": errdefs.IsPermissionDenied, "10.0.1.1": errdefs.IsInvalidArgument,
 		"fd00::1": errdefs.IsInvalidArgument,
 	} {
-		if err := p.Take(addr(a), "b"); !is(err) || !strings.Contains(err.Error(), a) {
+		if err := p.Take(addr(a), "b"); !is(err) {
 			t.Errorf("%s: %v", a, err)
 		}
 	}

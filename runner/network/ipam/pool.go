@@ -120,7 +120,7 @@ func (p *Pool) Take(a netip.Addr, owner string) error {
 		return fault.Invalid("no configured subnet contains IP address %s", a)
 	}
 	if _, taken := p.owner[a]; taken || p.reserved[a] {
-		return errdefs.ErrPermissionDenied.WithMessage("Address already in use: " + a.String())
+		return fault.Forbidden("Address already in use")
 	}
 	p.give(a, owner)
 	if p.cursor.Less(a) && !a.Less(p.first) && !p.last.Less(a) {
