@@ -119,8 +119,12 @@ func (d *daemon) openStore(ctx context.Context, bin, runc string) error {
 	if err != nil {
 		return err
 	}
+	program, err := payload.Extract(bin, shim.Name)
+	if err != nil {
+		return err
+	}
 	// Running containers remember the shim's path, so it stays the same when the program is replaced.
-	link, err := linkTo(self, filepath.Join(bin, shim.Name))
+	link, err := linkTo(program, filepath.Join(bin, shim.Name))
 	if err != nil {
 		return err
 	}

@@ -14,7 +14,8 @@ PAYLOAD_QEMU_amd64 := qemu-arm qemu-aarch64
 PAYLOAD_QEMU_arm64 := qemu-arm qemu-x86_64
 PAYLOAD_QEMU_arm := qemu-x86_64
 PAYLOAD_QEMU := $(PAYLOAD_QEMU_$(PAYLOAD_ARCH))
-PAYLOAD_PROGRAMS := runc $(PAYLOAD_QEMU)
+PAYLOAD_SHIM := containerd-shim-runc-v2
+PAYLOAD_PROGRAMS := runc $(PAYLOAD_SHIM) $(PAYLOAD_QEMU)
 
 # Debian's names: of an architecture, of its compiler, and of the packages with it.
 PAYLOAD_DEBIAN_amd64 := amd64
@@ -81,3 +82,10 @@ $(PAYLOAD_DIR)/runc: internal/payload/payload.mk
 	echo $(PAYLOAD_RUNC_VERSION) >$(PAYLOAD_DIR)/runc.version
 	mv $(PAYLOAD_DIR)/.runc/runc $@
 	rm -rf $(PAYLOAD_DIR)/.runc
+
+# Of our own sources, so it is built each time, and new only when it differs.
+$(PAYLOAD_DIR)/$(PAYLOAD_SHIM): FORCE
+	@mkdir -p $(PAYLOAD_DIR)
+	$(GO) build -trimpath -ldflags '-s -w' -o $@.new ./cmd/shim
+	$(GO) list -m -f '{{.Version}}' github.com/containerd/containerd/v2 >$@.version
+	cmp -s $@.new $@ && rm $@.new || mv $@.new $@
