@@ -80,10 +80,11 @@ lint: payload ## vet, staticcheck and formatting
 	for arch in amd64 arm arm64; do GOARCH=$$arch $(GO) vet ./... || exit 1; done
 	$(GO) tool staticcheck ./...
 
-bench: setup bases peers ## compare with buildkitd and buildctl; writes docs/benchmarks.md's numbers
+bench: setup bases peers ## compare with buildkitd, buildctl and docker.io; writes docs/benchmarks.md's numbers
 	@testdata/setup.sh podman
 	$(GO) test -run '^$$' -bench . -benchtime 10x ./solver ./runner/network
-	$(GO) test -timeout 60m -run '^$$' -bench AgainstBuildkitd -benchtime 1x ./cmd/gantry
+	@testdata/peers/dockerio.sh
+	$(GO) test -timeout 60m -run '^$$' -bench Against -benchtime 1x ./cmd/gantry
 
 install: build ## install to PREFIX (/usr/local)
 	install -D -m 0755 bin/gantry $(DESTDIR)$(PREFIX)/bin/gantry

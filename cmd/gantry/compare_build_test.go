@@ -46,7 +46,7 @@ func BenchmarkBuildsAgainstBuildkitd(b *testing.B) {
 		stages.gantry = append(stages.gantry, timed(func() { g.run("build", "-q", "-t", "stages", d) }))
 		stages.peer = append(stages.peer, timed(func() { p.build(d, "linux/amd64", "type=image,name=stages") }))
 	}
-	report(b, "builds", append(rows, stages))
+	report(b, "builds", "buildkitd + buildctl", append(rows, stages))
 }
 
 // compare builds dir once on both sides, and then n times in turn, after change.
