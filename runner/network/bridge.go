@@ -71,7 +71,7 @@ func isNotFound(err error) bool {
 	return errors.As(err, new(netlink.LinkNotFoundError)) || errors.Is(err, unix.ENODEV)
 }
 
-// ensure makes what is missing of the device and the table, and returns the device. When all is there it costs two
+// ensure makes what is missing of the device and the table, and returns the device. When all is there it costs some
 // netlink requests, which is what makes it worth asking at every attach: a reloaded firewall may have flushed the
 // table.
 func (n *Network) ensure(ctx context.Context) (device, error) {
@@ -89,13 +89,10 @@ func (n *Network) ensure(ctx context.Context) (device, error) {
 			return device{}, err
 		}
 	}
-	wrote, err := n.host.rules.ensure(n.policy())
-	if err != nil {
+	if err := n.host.rules.ensure(n.policy()); err != nil {
 		return device{}, err
 	}
-	if wrote {
-		n.host.openWay()
-	}
+	n.host.openWay() // each time: another engine may have come meanwhile, which drops what it does not know
 	n.configured = true
 	return device{br.Attrs().Name, br.Attrs().Index, br.Attrs().MTU}, nil
 }

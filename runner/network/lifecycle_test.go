@@ -329,6 +329,17 @@ func TestPassesFirewall(t *testing.T) {
 	if f := firewallOf(t, b.host.opts); !strings.Contains(f.Text, "chain FORWARD of table filter") {
 		t.Errorf("checked: %+v", f)
 	}
+	later := conn.AddTable(&nftables.Table{Name: "later", Family: nftables.TableFamilyIPv4}) // as a dockerd that starts now
+	conn.AddChain(&nftables.Chain{Name: "FORWARD", Table: later, Type: nftables.ChainTypeFilter,
+		Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityFilter, Policy: &drop})
+	must(t, conn.Flush())
+	defer func() {
+		conn.DelTable(later)
+		must(t, conn.Flush())
+	}()
+	cut(t, "out past a firewall that has just come", web, neighbourAddr+":80")
+	attach(t, b, "third")
+	wantPeer(t, "out after the next container has come", web, neighbourAddr+":80", hostAddr)
 	must(t, b.host.Clear(t.Context()))
 	if n := rules(); n != 1 {
 		t.Errorf("%d rules in the firewall's chain after the network's end, want its own", n)

@@ -155,14 +155,14 @@ func (r *ruleset) seed(policies []policy, elements []element) {
 
 // ensure writes the table unless this process has, with this policy in it, and the kernel still has it. It is called
 // once per attach.
-func (r *ruleset) ensure(p policy) (wrote bool, err error) {
+func (r *ruleset) ensure(p policy) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.built && reflect.DeepEqual(r.policies[p.device], p) && r.listed() {
-		return false, nil
+		return nil
 	}
 	r.policies[p.device] = p
-	return true, r.rebuild()
+	return r.rebuild()
 }
 
 // forget takes a network and its elements out of the table, and the table away with its last network.

@@ -1,6 +1,7 @@
 package network
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 
@@ -71,7 +72,7 @@ func (r *ruleset) pass(chains []*nftables.Chain) error {
 	if err != nil {
 		return err
 	}
-	changed := false
+	changed, composing := false, error(nil)
 	for _, c := range chains {
 		ours, err := r.passes(conn, c)
 		if err != nil {
@@ -94,14 +95,14 @@ func (r *ruleset) pass(chains []*nftables.Chain) error {
 		for _, rules := range ours {
 			for _, rule := range rules {
 				changed = true
-				err = conn.DelRule(rule)
+				composing = errors.Join(composing, conn.DelRule(rule))
 			}
 		}
 	}
 	if !changed {
 		return nil
 	}
-	return r.flush(err)
+	return r.flush(composing)
 }
 
 // openWay lets this root's packets pass chains of others that drop what they don't know. Where that fails, they may be
