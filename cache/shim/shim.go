@@ -1,5 +1,5 @@
-// Package shim makes this program its own containerd runtime v2 shim, so that one file is the whole
-// runtime. It is separate from package cache because a shim process must not start a store.
+// Package shim is containerd's runtime v2 shim. It is separate from package cache because a shim process must not start
+// a store; cmd/shim is the program.
 package shim
 
 import (
