@@ -1,11 +1,14 @@
 package api
 
 import (
+	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/client"
 )
 
@@ -76,6 +79,64 @@ func TestNetworks(t *testing.T) {
 	c = connect(t, dir)
 	if _, again := list(nil); again["bridge"] != ids["bridge"] || again["none"] != ids["none"] {
 		t.Errorf("IDs were %v, are %v", ids, again)
+	}
+}
+
+// What happens to networks is told, with Docker's words, and a network that is made has what was asked of it.
+func TestNetworkLife(t *testing.T) {
+	_, c := run(t)
+	ctx := t.Context()
+	ev := c.Events(ctx, client.EventsListOptions{Filters: client.Filters{}.Add("type", "network")})
+	id := start(t, c, "ticker", container.HostConfig{}, "tick")
+	made, err := c.NetworkCreate(ctx, "mine", client.NetworkCreateOptions{
+		EnableIPv6: ptr(true), Labels: map[string]string{"of": "test"},
+		IPAM: &network.IPAM{Config: []network.IPAMConfig{{Subnet: netip.MustParsePrefix("10.214.0.0/24"),
+			IPRange: netip.MustParsePrefix("10.214.0.64/26")}}},
+		Options: map[string]string{"com.docker.network.driver.mtu": "1400"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mac := network.HardwareAddr{2, 0, 0, 0, 0, 9}
+	_, err = c.NetworkConnect(ctx, "mine", client.NetworkConnectOptions{Container: "ticker", EndpointConfig: &network.EndpointSettings{
+		Aliases: []string{"tock"}, MacAddress: mac, GwPriority: 1,
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	in, err := c.ContainerInspect(ctx, id, client.ContainerInspectOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ep := in.Container.NetworkSettings.Networks["mine"]
+	if ep == nil || ep.IPAddress.String() != "10.214.0.64" || !ep.GlobalIPv6Address.Is6() || ep.MacAddress.String() != mac.String() ||
+		ep.NetworkID != made.ID || ep.EndpointID == "" || ep.DNSNames[0] != "ticker" || ep.DNSNames[1] != "tock" {
+		t.Errorf("%+v", ep)
+	}
+	n, err := c.NetworkInspect(ctx, "mine", client.NetworkInspectOptions{})
+	if err != nil || n.Network.Containers[id].IPv6Address.Addr() != ep.GlobalIPv6Address ||
+		n.Network.Options["com.docker.network.driver.mtu"] != "1400" ||
+		n.Network.Status.IPAM.Subnets[netip.MustParsePrefix("10.214.0.0/24")].IPsInUse != 4 {
+		t.Errorf("%+v, %v", n.Network, err)
+	}
+	if _, err := c.NetworkDisconnect(ctx, "mine", client.NetworkDisconnectOptions{Container: "ticker"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.NetworkRemove(ctx, made.ID[:10], client.NetworkRemoveOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"connect bridge", "create mine", "connect mine", "disconnect mine", "destroy mine"} {
+		select {
+		case m := <-ev.Messages:
+			if got := string(m.Action) + " " + m.Actor.Attributes["name"]; got != want || strings.Contains(want, "connect") &&
+				m.Actor.Attributes["container"] != id {
+				t.Errorf("%s %v, want %s", m.Action, m.Actor.Attributes, want)
+			}
+		case err := <-ev.Err:
+			t.Fatal(err)
+		case <-time.After(10 * time.Second):
+			t.Fatalf("no word of %s", want)
+		}
 	}
 }
 

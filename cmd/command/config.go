@@ -21,8 +21,11 @@ import (
 // honoured has the keys of buildkitd.toml (docs/buildkitd.toml.md there, v0.34.2) that gantry heeds, and
 // those whose only sensible value it has anyway. Decoded strictly, it tells where every other key stands.
 type honoured struct {
-	Emulation        any `toml:"emulation"`             // gantry's own
-	Pools            any `toml:"default-address-pools"` // dockerd's
+	Emulation any        `toml:"emulation"` // gantry's own
+	Pools     []struct { // dockerd's
+		Base any `toml:"base"`
+		Size any `toml:"size"`
+	} `toml:"default-address-pools"`
 	Debug            any `toml:"debug"`
 	Trace            any `toml:"trace"`
 	Entitlements     any `toml:"insecure-entitlements"`
