@@ -360,6 +360,21 @@ func (m *Manager) leave(ctx context.Context, rec Record) error {
 	return errors.Join(errs...)
 }
 
+// attachOld says in the record of an earlier version, which knew the predefined networks only, where its container is.
+func (m *Manager) attachOld(rec *Record) {
+	n, err := m.NetworkOf(rec.HostConfig.NetworkMode)
+	if len(rec.Attachments) > 0 || err != nil || !n.Predefined() {
+		return
+	}
+	a := Attachment{Network: n.ID, Name: n.Name}
+	if on, ok := m.on(n); ok && rec.State.Running {
+		if ep, in := on.Endpoint(rec.ID); in {
+			a.EndpointID, a.Endpoint = rec.ID, &ep
+		}
+	}
+	rec.Attachments = []Attachment{a}
+}
+
 // left are attachments without what there is only while a container runs.
 func left(all []Attachment) []Attachment {
 	all = slices.Clone(all)

@@ -127,6 +127,7 @@ func (m *Manager) load(ctx context.Context) ([]*container, error) {
 			continue
 		}
 		if err == nil {
+			m.attachOld(&rec)
 			var c *container
 			if c, err = newContainer(dir, rec); err == nil {
 				m.mu.Lock()

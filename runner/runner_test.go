@@ -10,6 +10,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/client/pkg/stringid"
 
+	"github.com/gantry-build/gantry/runner/network"
 	"github.com/gantry-build/gantry/runner/process"
 	"github.com/gantry-build/gantry/runner/spec"
 	"github.com/gantry-build/gantry/runner/volume"
@@ -241,5 +242,46 @@ func TestVolumes(t *testing.T) {
 	}
 	if list, err := m.Volumes(); err != nil || len(list) != 0 {
 		t.Errorf("%v %v", list, err)
+	}
+}
+
+// Networks of a manager that nobody uses: predefined ones with IDs that stay, and records of before there were others.
+func TestPredefinedNetworks(t *testing.T) {
+	m := manager(t)
+	host, err := network.Open(t.Context(), network.Options{Name: "gtyt9", Table: "gantry_test_r", State: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.o.Network = host
+	if err := m.loadNetworks(); err != nil {
+		t.Fatal(err)
+	}
+	ids := map[string]string{}
+	for _, n := range m.Networks() {
+		ids[n.Name] = n.ID
+	}
+	if err := m.loadNetworks(); err != nil || len(m.Networks()) != 3 || m.Networks()[0].ID != ids["bridge"] {
+		t.Errorf("read again: %v, %v", m.Networks(), err)
+	}
+	for mode, want := range map[string]string{"bridge": "bridge", "none": "none", "host": "host", "container:x": ""} {
+		rec := Record{ID: "aa", HostConfig: spec.HostConfig{NetworkMode: mode}}
+		m.attachOld(&rec)
+		if _, in := rec.in(ids[want]); in != (want != "") {
+			t.Errorf("%s: %+v", mode, rec.Attachments)
+		}
+	}
+	for mode, want := range map[string]string{
+		"host": "conflicting options: cannot attach both", "none": "private (none) mode", "container:x": "shares another's network",
+	} {
+		asked := []Attachment{{Name: mode}, {Name: "bridge"}}
+		if strings.HasPrefix(mode, "container:") {
+			asked = asked[1:]
+		}
+		if _, err := m.attachments(mode, asked); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", mode, err)
+		}
+	}
+	if got, err := m.attachments("later", nil); err != nil || len(got) != 1 || got[0].Name != "later" || got[0].Network != "" {
+		t.Errorf("a network that is made later: %+v, %v", got, err)
 	}
 }
