@@ -18,6 +18,12 @@ func registerContainers(r *Router, m *runner.Manager) {
 	r.Handle(get, "/containers/{id}/json", c.inspect)
 	r.Handle(get, "/containers/{id}/top", c.top)
 	r.Handle(get, "/containers/{id}/logs", c.logs)
+	r.Handle(get, "/containers/{id}/stats", c.stats)
+	r.Handle(get, "/containers/{id}/changes", c.changes)
+	r.Handle(get, "/containers/{id}/export", c.export)
+	r.Handle(get, "/containers/{id}/archive", c.getArchive) // GET answers HEAD too
+	r.Handle(http.MethodPut, "/containers/{id}/archive", c.putArchive)
+	r.Handle(post, "/containers/{id}/update", c.update)
 	r.Handle(post, "/containers/{id}/start", c.start)
 	r.Handle(post, "/containers/{id}/stop", c.stop)
 	r.Handle(post, "/containers/{id}/restart", c.restart)

@@ -20,19 +20,25 @@ func resources(in Input) (*specs.LinuxResources, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &specs.LinuxResources{
-		CPU:     cpu(in.Host.Resources),
-		Memory:  memory(in.Host.Resources, in.Machine.SwapLimit),
-		Devices: append(deviceCgroup(in), rules...),
-	}
-	if p := in.Host.PidsLimit; p != nil && *p > 0 {
+	r := Limits(in.Host.Resources, in.Machine.SwapLimit)
+	r.Devices = append(deviceCgroup(in), rules...)
+	return r, nil
+}
+
+// Limits are the resources of a container that can be changed while it runs. swap says whether the kernel limits it.
+func Limits(res Resources, swap bool) *specs.LinuxResources {
+	r := &specs.LinuxResources{CPU: cpu(res), Memory: memory(res, swap)}
+	if p := res.PidsLimit; p != nil {
 		limit := *p
+		if limit <= 0 {
+			limit = -1 // none
+		}
 		r.Pids = &specs.LinuxPids{Limit: &limit}
 	}
-	if w := in.Host.BlkioWeight; w != 0 {
+	if w := res.BlkioWeight; w != 0 {
 		r.BlockIO = &specs.LinuxBlockIO{Weight: &w}
 	}
-	return r, nil
+	return r
 }
 
 func cpu(r Resources) *specs.LinuxCPU {
