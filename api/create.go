@@ -15,11 +15,14 @@ import (
 // create makes a container. The runner's option types carry the API's JSON names, so a request is
 // translated by its JSON, and what has no counterpart is refused by name.
 func (c *containersAPI) create(w http.ResponseWriter, r *http.Request) error {
-	var body container.CreateRequest
+	var body createBody
 	if err := readJSON(r, &body); err != nil {
 		return err
 	}
-	req, err := createRequest(body)
+	if err := asOfItsTime(r, &body.CreateRequest, body.MacAddress); err != nil {
+		return err
+	}
+	req, err := createRequest(body.CreateRequest)
 	if err != nil {
 		return err
 	}
@@ -35,6 +38,12 @@ func (c *containersAPI) create(w http.ResponseWriter, r *http.Request) error {
 		warnings = []string{}
 	}
 	return writeJSON(w, http.StatusCreated, container.CreateResponse{ID: id, Warnings: warnings})
+}
+
+// createBody is the API's, with what it had before version 1.44.
+type createBody struct {
+	container.CreateRequest
+	MacAddress string
 }
 
 func createRequest(body container.CreateRequest) (req runner.CreateRequest, err error) {

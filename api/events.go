@@ -51,7 +51,7 @@ func serveEvents(m *runner.Manager, w http.ResponseWriter, r *http.Request) erro
 		if !wanted(f, e) {
 			continue
 		}
-		if err := enc.Encode(message(e)); err != nil {
+		if err := enc.Encode(messageFor(r, e)); err != nil {
 			return nil // the client has gone
 		}
 		if f, ok := w.(http.Flusher); ok {
@@ -67,6 +67,23 @@ func message(e runner.Event) events.Message {
 		Actor: events.Actor{ID: e.ID, Attributes: e.Attributes},
 		Scope: "local", Time: e.Time.Unix(), TimeNano: e.Time.UnixNano(),
 	}
+}
+
+// messageFor is an event with what clients before version 1.52 look for.
+func messageFor(r *http.Request, e runner.Event) any {
+	if !before(r, "1.52") {
+		return message(e)
+	}
+	old := struct {
+		Status string `json:"status,omitempty"`
+		ID     string `json:"id,omitempty"`
+		From   string `json:"from,omitempty"`
+		events.Message
+	}{Message: message(e)}
+	if e.Type == "container" || e.Type == "image" {
+		old.Status, old.ID, old.From = e.Action, e.ID, e.Attributes["image"]
+	}
+	return old
 }
 
 func wanted(f filters, e runner.Event) bool {

@@ -34,7 +34,11 @@ func (c *containersAPI) inspect(w http.ResponseWriter, r *http.Request) error {
 		}
 		out.SizeRw, out.SizeRootFs = &own, &whole
 	}
-	return writeJSON(w, http.StatusOK, out)
+	answer, err := legacy(r, rec, out)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, answer)
 }
 
 func inspection(rec runner.Record, dir string) (*container.InspectResponse, error) {

@@ -19,8 +19,8 @@ import (
 const (
 	// MaxVersion is the version of moby/moby/api whose types are used.
 	MaxVersion = "1.56"
-	// MinVersion is that of Docker 25, below which requests have other shapes.
-	MinVersion = "1.44"
+	// MinVersion is that of Docker 19.03; older clients get the fields of their time (age.go).
+	MinVersion = "1.40"
 )
 
 // Options are what the API stands on.
@@ -90,7 +90,7 @@ func (r *Router) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		r.serve(w, req, func(http.ResponseWriter, *http.Request) error { return err })
 		return
 	}
-	inner := req.Clone(req.Context())
+	inner := req.Clone(withVersion(req.Context(), version))
 	inner.URL.Path = path
 	if _, raw, ok := splitVersion(req.URL.RawPath); ok {
 		inner.URL.RawPath = raw

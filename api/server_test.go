@@ -56,7 +56,7 @@ func TestRouter(t *testing.T) {
 	}{
 		{"GET", "/_ping", 200, "OK"}, {"HEAD", "/_ping", 200, ""}, {"GET", "/v1.44/_ping", 200, "OK"},
 		{"GET", "/v" + MaxVersion + "/_ping", 200, "OK"},
-		{"GET", "/v1.43/_ping", 400, `{"message":"client version 1.43 is too old. Minimum supported API version is 1.44, ` +
+		{"GET", "/v1.39/_ping", 400, `{"message":"client version 1.39 is too old. Minimum supported API version is 1.40, ` +
 			`please upgrade your client to a newer version"}`},
 		{"GET", "/v1.9/_ping", 400, ""}, {"GET", "/v2.0/_ping", 400, ""},
 		{"GET", "/nowhere", 404, `{"message":"page not found"}`}, {"POST", "/_ping", 404, `{"message":"page not found"}`},

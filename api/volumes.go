@@ -127,6 +127,9 @@ func (a *volumesAPI) prune(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if yes := true; before(r, "1.42") && every == nil {
+		every = &yes
+	}
 	all, err := a.m.Volumes()
 	if err != nil {
 		return err
