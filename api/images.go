@@ -11,12 +11,14 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
+	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 	"github.com/moby/moby/api/types/image"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/gantry-build/gantry/cache"
 	"github.com/gantry-build/gantry/exporter/transfer"
 	"github.com/gantry-build/gantry/internal/fault"
+	"github.com/gantry-build/gantry/runner"
 )
 
 // Images serves the image half of the Engine API over the store. It is safe for concurrent use.
@@ -26,6 +28,10 @@ type Images struct {
 	Login func(ctx context.Context, host string, c transfer.Credentials) error
 	// Users names the containers that were made from an image with this digest.
 	Users func(target string) []string
+	// Containers are those of which images can be made.
+	Containers *runner.Manager
+	// Change applies lines of a Dockerfile to an image's configuration.
+	Change func(cfg *dockerspec.DockerOCIImageConfig, lines []string) error
 }
 
 // Routes adds the endpoints to r. An image's name may hold slashes, so the last word of the path
@@ -44,6 +50,7 @@ func (i *Images) Routes(r *Router) {
 		return i.remove(w, req, req.PathValue("path"))
 	})
 	r.Handle(http.MethodPost, "/auth", i.auth)
+	r.Handle(http.MethodPost, "/commit", i.commit)
 }
 
 // named handles a request about one image.

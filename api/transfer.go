@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
+	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 	"github.com/moby/moby/api/types/jsonstream"
 	"github.com/moby/moby/api/types/registry"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -63,8 +64,9 @@ func (i *Images) importTar(w http.ResponseWriter, r *http.Request, from string, 
 	if from != "-" {
 		return fmt.Errorf("importing from a URL is not supported; download %s and import the file: %w", from, errdefs.ErrInvalidArgument)
 	}
-	if len(q["changes"]) > 0 {
-		return fmt.Errorf("import --change is not supported; build FROM the imported image instead: %w", errdefs.ErrInvalidArgument)
+	var cfg dockerspec.DockerOCIImageConfig
+	if err := i.change(&cfg, q["changes"]); err != nil {
+		return err
 	}
 	if q.Get("repo") == "" {
 		return fmt.Errorf("import needs a name for the image: %w", errdefs.ErrInvalidArgument)
@@ -73,7 +75,7 @@ func (i *Images) importTar(w http.ResponseWriter, r *http.Request, from string, 
 	if err != nil {
 		return err
 	}
-	o := rootfs.Options{Name: name, Platform: platforms.DefaultSpec(), Message: q.Get("message")}
+	o := rootfs.Options{Name: name, Platform: platforms.DefaultSpec(), Message: q.Get("message"), Config: cfg}
 	if p != nil {
 		o.Platform = *p
 	}

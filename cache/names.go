@@ -143,7 +143,7 @@ func (s *Store) Rename(ctx context.Context, name string, to func(old images.Imag
 	if IsDangling(name) {
 		return nil
 	}
-	err = is.Delete(ctx, dangling(target.Digest))
+	err = is.Delete(ctx, Dangling(target.Digest))
 	if errdefs.IsNotFound(err) {
 		return nil
 	}
@@ -210,14 +210,15 @@ func (s *Store) keep(ctx context.Context, rec images.Image) error {
 	if slices.ContainsFunc(same, func(i images.Image) bool { return i.Name != rec.Name }) || IsDangling(rec.Name) {
 		return nil
 	}
-	_, err = is.Create(ctx, images.Image{Name: dangling(rec.Target.Digest), Target: rec.Target, CreatedAt: rec.CreatedAt})
+	_, err = is.Create(ctx, images.Image{Name: Dangling(rec.Target.Digest), Target: rec.Target, CreatedAt: rec.CreatedAt})
 	if errdefs.IsAlreadyExists(err) {
 		return nil
 	}
 	return err
 }
 
-func dangling(d digest.Digest) string { return DanglingPrefix + "@" + d.String() }
+// Dangling names an image that has no name.
+func Dangling(d digest.Digest) string { return DanglingPrefix + "@" + d.String() }
 
 // familiar is ref as Docker prints it: with its tag, without docker.io/library.
 func familiar(ref string) string {

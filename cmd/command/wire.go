@@ -25,6 +25,7 @@ import (
 	"github.com/gantry-build/gantry/exporter/sbom"
 	"github.com/gantry-build/gantry/exporter/transfer"
 	"github.com/gantry-build/gantry/exporter/trust"
+	"github.com/gantry-build/gantry/frontend"
 	"github.com/gantry-build/gantry/internal/compressed"
 	"github.com/gantry-build/gantry/internal/payload"
 	"github.com/gantry-build/gantry/qemu"
@@ -260,7 +261,9 @@ func (d *daemon) closeNetwork() {
 
 func (d *daemon) listen(trusted *trust.Store) error {
 	mover := &transfer.Mover{Store: d.store, Hosts: trusted.Hosts}
-	images := &api.Images{Store: d.store, Mover: mover, Login: mover.Login, Users: d.runner.Users}
+	images := &api.Images{
+		Store: d.store, Mover: mover, Login: mover.Login, Users: d.runner.Users, Containers: d.runner, Change: frontend.Change,
+	}
 	build := api.NewBuild(d.solver.Sessions, d.solver.Server)
 	handler := api.New(api.Options{
 		Runner: d.runner, Version: thin.Version, Root: d.at.Root(), Images: images.Count, Log: d.log,

@@ -13,7 +13,7 @@ import (
 // are the Docker CLI's own.
 var mounted = []string{
 	"run", "create", "start", "stop", "restart", "kill", "rm", "ps", "logs", "attach", "wait", "exec", "inspect",
-	"pause", "unpause", "rename", "top", "port", "events", "stats", "cp", "diff", "export", "update",
+	"pause", "unpause", "rename", "top", "port", "events", "stats", "cp", "diff", "commit", "export", "update",
 	"images", "tag", "rmi", "pull", "push", "import", "save", "load", "history", "login", "logout", "info", "version",
 	"container", "image", "network", "volume",
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
+	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -31,7 +32,7 @@ type Options struct {
 	Name     string // full name, docker.io/library/debian:bookworm-slim
 	Platform ocispec.Platform
 	Message  string // the comment in the image's history
-	Config   ocispec.ImageConfig
+	Config   dockerspec.DockerOCIImageConfig
 }
 
 // Import reads a tar (plain, gzip, bzip2, xz or zstd) to its end and records it as platform o.Platform of the
@@ -107,13 +108,12 @@ func copyTar(w io.Writer, r io.Reader) (newest time.Time, err error) {
 
 func (im *importer) manifest(ctx context.Context, o Options, tar ocispec.Descriptor, created time.Time) (ocispec.Descriptor, error) {
 	created = created.UTC().Truncate(time.Second)
-	cfg := ocispec.Image{
+	cfg := dockerspec.DockerOCIImage{Config: o.Config, Image: ocispec.Image{
 		Created:  &created,
 		Platform: o.Platform,
-		Config:   o.Config,
 		RootFS:   ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{layer.DiffID(tar)}},
 		History:  []ocispec.History{{Created: &created, Comment: o.Message}},
-	}
+	}}
 	config, err := blob.Write(ctx, im.cs, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageConfig}, cfg)
 	if err != nil {
 		return config, err

@@ -11,7 +11,6 @@ import (
 
 	"github.com/containerd/platforms"
 	"github.com/klauspost/compress/zstd"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/gantry-build/gantry/cache"
 	"github.com/gantry-build/gantry/cache/cachetest"
@@ -37,7 +36,9 @@ func archive(t *testing.T, text string) []byte {
 }
 
 func options(platform string) Options {
-	return Options{Name: name, Platform: platforms.MustParse(platform), Config: ocispec.ImageConfig{Cmd: []string{"sh"}}}
+	o := Options{Name: name, Platform: platforms.MustParse(platform)}
+	o.Config.Cmd = []string{"sh"}
+	return o
 }
 
 func names(t *testing.T, s *cache.Store) (all []string) {

@@ -1,0 +1,121 @@
+package frontend
+
+import (
+	"fmt"
+	"maps"
+	"strings"
+
+	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+	"github.com/moby/buildkit/frontend/dockerfile/parser"
+	"github.com/moby/buildkit/frontend/dockerfile/shell"
+	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
+
+	"github.com/gantry-build/gantry/internal/fault"
+)
+
+// Change applies lines of a Dockerfile to an image's configuration, as `commit --change` and `import --change` have them:
+// CMD, ENTRYPOINT, ENV, EXPOSE, HEALTHCHECK, LABEL, ONBUILD, SHELL, STOPSIGNAL, USER, VOLUME and WORKDIR.
+// errdefs.ErrInvalidArgument for others, and for what can't be parsed.
+func Change(cfg *dockerspec.DockerOCIImageConfig, lines []string) error {
+	if len(lines) == 0 {
+		return nil
+	}
+	parsed, err := parser.Parse(strings.NewReader(strings.Join(lines, "\n")))
+	if err != nil {
+		return fault.Invalid("changes: %v", err)
+	}
+	for _, node := range parsed.AST.Children {
+		cmd, err := instructions.ParseInstruction(node)
+		if err == nil {
+			err = change(cfg, cmd)
+		}
+		if err != nil {
+			return fault.Invalid("change %q: %v", node.Original, err)
+		}
+	}
+	return nil
+}
+
+func change(cfg *dockerspec.DockerOCIImageConfig, cmd any) error {
+	switch c := cmd.(type) {
+	case *instructions.CmdCommand:
+		cfg.Cmd = command(cfg, c.ShellDependantCmdLine)
+	case *instructions.EntrypointCommand:
+		cfg.Entrypoint = command(cfg, c.ShellDependantCmdLine)
+	case *instructions.EnvCommand:
+		for _, e := range c.Env {
+			cfg.Env = setEnv(cfg.Env, e.Key, unquoted(e.Value))
+		}
+	case *instructions.LabelCommand:
+		cfg.Labels = cloned(cfg.Labels)
+		for _, l := range c.Labels {
+			cfg.Labels[unquoted(l.Key)] = unquoted(l.Value)
+		}
+	case *instructions.ExposeCommand:
+		cfg.ExposedPorts = cloned(cfg.ExposedPorts)
+		for _, p := range c.Ports {
+			if !strings.Contains(p, "/") {
+				p += "/tcp"
+			}
+			cfg.ExposedPorts[p] = struct{}{}
+		}
+	case *instructions.VolumeCommand:
+		cfg.Volumes = cloned(cfg.Volumes)
+		for _, v := range c.Volumes {
+			cfg.Volumes[v] = struct{}{}
+		}
+	case *instructions.WorkdirCommand:
+		cfg.WorkingDir = c.Path
+	case *instructions.UserCommand:
+		cfg.User = c.User
+	case *instructions.StopSignalCommand:
+		cfg.StopSignal = c.Signal
+	case *instructions.OnbuildCommand:
+		cfg.OnBuild = append(cfg.OnBuild, c.Expression)
+	case *instructions.HealthCheckCommand:
+		cfg.Healthcheck = c.Health
+	case *instructions.ShellCommand:
+		cfg.Shell = c.Shell
+	default:
+		return fmt.Errorf("it is not one that changes an image's configuration")
+	}
+	return nil
+}
+
+// command is a command line, in the image's shell if it is in the form of one.
+func command(cfg *dockerspec.DockerOCIImageConfig, line instructions.ShellDependantCmdLine) []string {
+	if !line.PrependShell {
+		return line.CmdLine
+	}
+	sh := cfg.Shell
+	if len(sh) == 0 {
+		sh = []string{"/bin/sh", "-c"}
+	}
+	return append(append([]string{}, sh...), strings.Join(line.CmdLine, " "))
+}
+
+// unquoted is a word without its quotes; variables have no meaning here.
+func unquoted(word string) string {
+	out, _, err := shell.NewLex('\\').ProcessWord(word, shell.EnvsFromSlice(nil))
+	if err != nil {
+		return word
+	}
+	return out
+}
+
+func setEnv(env []string, key, value string) []string {
+	out := make([]string, 0, len(env)+1)
+	for _, e := range env {
+		if k, _, _ := strings.Cut(e, "="); k != key {
+			out = append(out, e)
+		}
+	}
+	return append(out, key+"="+value)
+}
+
+func cloned[V any](m map[string]V) map[string]V {
+	if m == nil {
+		return map[string]V{}
+	}
+	return maps.Clone(m)
+}
