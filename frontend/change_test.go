@@ -24,8 +24,8 @@ func TestChange(t *testing.T) {
 	}
 	got, _ := json.Marshal(cfg)
 	const want = `{"User":"5:6","ExposedPorts":{"53/udp":{},"80/tcp":{}},"Env":["B=kept","A=new value","C=3"],"Entrypoint":["/e"],` +
-		`"Cmd":["/bin/sh","-c","echo hello"],"Volumes":{"/data":{}},"WorkingDir":"/w","Labels":{"l":"kept","m":"n"},"StopSignal":"SIGINT",` +
-		`"Healthcheck":{"Test":["CMD-SHELL","true"],"Interval":5000000000},"OnBuild":["RUN x"]}`
+		`"Cmd":["/bin/sh","-c","echo hello"],"Volumes":{"/data":{}},"WorkingDir":"/w","Labels":{"l":"kept","m":"n"},` +
+		`"StopSignal":"SIGINT","Healthcheck":{"Test":["CMD-SHELL","true"],"Interval":5000000000},"OnBuild":["RUN x"]}`
 	if string(got) != want {
 		t.Errorf("%s\nwant\n%s", got, want)
 	}

@@ -36,12 +36,13 @@ func TestContainersByDocker(t *testing.T) {
 			if got, err := os.ReadFile(filepath.Join(host, "followed")); err != nil || string(got) != "changed\n" {
 				t.Errorf("what a symlink leads to: %q, %v", got, err)
 			}
-			expect("C /etc\nD /etc/debian_version\nC /opt\nA /opt/in\nA /opt/in/a\nA /opt/in/sub\nA /opt/in/sub/b\nA /opt/link", "diff", "box")
+			expect("C /etc\nD /etc/debian_version\nC /opt\nA /opt/in\nA /opt/in/a\nA /opt/in/sub\nA /opt/in/sub/b\nA /opt/link",
+				"diff", "box")
 			docker("update", "-m", "96m", "--restart", "always", "box")
 			expect("100663296 always", "inspect", "-f", "{{.HostConfig.Memory}} {{.HostConfig.RestartPolicy.Name}}", "box")
-			if got := docker("stats", "--no-stream", "--format", "{{.Name}} {{.MemUsage}} {{.PIDs}}", "box"); !strings.HasPrefix(got, "box ") ||
-				!strings.Contains(got, "/ 96MiB") {
-				t.Errorf("%s", got)
+			stats := docker("stats", "--no-stream", "--format", "{{.Name}} {{.MemUsage}} {{.PIDs}}", "box")
+			if !strings.HasPrefix(stats, "box ") || !strings.Contains(stats, "/ 96MiB") {
+				t.Errorf("%s", stats)
 			}
 			docker("commit", "-a", "me", "-m", "of a test", "-c", "CMD cat /opt/in/a", "-c", "ENV A=b", "box", "made")
 			expect("changed", "run", "--rm", "--platform", platform, "made")
