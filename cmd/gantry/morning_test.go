@@ -121,13 +121,13 @@ func said(t *testing.T, env []string, command string) string {
 	t.Helper()
 	cmd := exec.Command("sh", "-c", command)
 	cmd.Env = env
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
 	err := cmd.Run()
 	if exit := new(exec.ExitError); err != nil && !errors.As(err, &exit) {
 		t.Fatal(err)
 	}
-	text := out.String()
+	text := out.String() + errs.String() // in this order, as which comes first is by chance
 	for _, w := range whatever {
 		text = w.is.ReplaceAllString(text, w.as)
 	}

@@ -87,5 +87,5 @@ $(PAYLOAD_DIR)/runc: internal/payload/payload.mk
 $(PAYLOAD_DIR)/$(PAYLOAD_SHIM): FORCE
 	@mkdir -p $(PAYLOAD_DIR)
 	$(GO) build -trimpath -ldflags '-s -w' -o $@.new ./cmd/shim
-	$(GO) list -m -f '{{.Version}}' github.com/containerd/containerd/v2 >$@.version
+	$(GO) list -m -f '{{.Version}}' github.com/containerd/containerd/v2 | sed 's/^v//' >$@.version
 	cmp -s $@.new $@ && rm $@.new || mv $@.new $@

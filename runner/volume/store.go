@@ -189,7 +189,7 @@ func fill(root string, p MountPoint) error {
 		return err
 	}
 	defer dst.Close()
-	return fs.CopyDir(fmt.Sprintf("/proc/self/fd/%d", dst.Fd()), src)
+	return fs.CopyDir(fmt.Sprintf("/proc/self/fd/%d/.", dst.Fd()), src) // the dot: the directory, not the link to it
 }
 
 // empty says whether a volume, or the part of it that is mounted, is a directory without entries.
