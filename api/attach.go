@@ -2,15 +2,20 @@ package api
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"strconv"
 	"sync"
 	"time"
+
+	"github.com/moby/term"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types"
@@ -42,18 +47,36 @@ func (a *attachAPI) resize(w http.ResponseWriter, r *http.Request) error {
 }
 
 func sizeOf(r *http.Request) (height, width uint32, err error) {
-	h, err := strconv.ParseUint(r.URL.Query().Get("h"), 10, 32)
-	if err == nil {
-		var w uint64
-		if w, err = strconv.ParseUint(r.URL.Query().Get("w"), 10, 32); err == nil {
-			return uint32(h), uint32(w), nil
+	for name, value := range map[string]*uint32{"height": &height, "width": &width} {
+		text := r.URL.Query().Get(name[:1])
+		n, err := strconv.ParseInt(text, 10, 64)
+		if err == nil && (n < 0 || n > math.MaxUint32) {
+			err = strconv.ErrRange
 		}
+		if err != nil {
+			return 0, 0, fault.Invalid("invalid resize %s %q: %v", name, text, cmp.Or(errors.Unwrap(err), err))
+		}
+		*value = uint32(n)
 	}
-	return 0, 0, fault.Invalid("invalid terminal size: %v", err)
+	return height, width, nil
+}
+
+// checkDetachKeys refuses keys by which nobody can detach. It is clients that look for them.
+func checkDetachKeys(keys string) error {
+	if keys == "" {
+		return nil
+	}
+	if _, err := term.ToBytes(keys); err != nil {
+		return fault.Invalid("Invalid detach keys (%s) provided: %v", keys, err)
+	}
+	return nil
 }
 
 // attach joins the connection with a container's streams.
 func (a *attachAPI) attach(w http.ResponseWriter, r *http.Request) error {
+	if err := checkDetachKeys(r.URL.Query().Get("detachKeys")); err != nil {
+		return err
+	}
 	rec, err := a.m.Get(r.PathValue("id"))
 	if err != nil {
 		return err

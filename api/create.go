@@ -19,6 +19,12 @@ func (c *containersAPI) create(w http.ResponseWriter, r *http.Request) error {
 	if err := readJSON(r, &body); err != nil {
 		return err
 	}
+	if r.ContentLength == 0 {
+		return fault.Invalid("invalid JSON: EOF")
+	}
+	if n := body.NetworkingConfig; n != nil && len(n.EndpointsConfig) > 1 && before(r, "1.44") {
+		return fault.Invalid("Container cannot be created with multiple network endpoints")
+	}
 	if err := asOfItsTime(r, &body.CreateRequest, body.MacAddress); err != nil {
 		return err
 	}

@@ -36,7 +36,8 @@ func TestTranslateAndBack(t *testing.T) {
 		PortBindings: network.PortMap{network.MustParsePort("80/tcp"): {{HostIP: netip.MustParseAddr("127.0.0.1"), HostPort: "8080"},
 			{HostPort: "1"}}},
 		RestartPolicy: container.RestartPolicy{Name: "on-failure", MaximumRetryCount: 2}, ShmSize: 5, MaskedPaths: []string{},
-		Umask: ptr(uint32(0o77)),
+		ReadonlyPaths: []string{"/proc/bus"},
+		Umask:         ptr(uint32(0o77)),
 		Resources: container.Resources{
 			Memory: 1 << 26, NanoCPUs: 5, PidsLimit: ptr(int64(0)), MemorySwappiness: ptr(int64(0)), CPURealtimeRuntime: 7,
 			Ulimits: []*units.Ulimit{{Name: "nofile", Soft: 1, Hard: 2}}, Devices: []container.DeviceMapping{{PathOnHost: "/dev/fuse"}},

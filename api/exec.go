@@ -34,6 +34,9 @@ func (e *execAPI) create(w http.ResponseWriter, r *http.Request) error {
 	if body.ConsoleSize != nil {
 		cfg.ConsoleSize = *body.ConsoleSize
 	}
+	if err := checkDetachKeys(cfg.DetachKeys); err != nil {
+		return err
+	}
 	id, err := e.m.Processes.Create(r.PathValue("id"), cfg)
 	if err != nil {
 		return err

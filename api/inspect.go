@@ -15,6 +15,7 @@ import (
 	"github.com/moby/moby/api/types/network"
 
 	"github.com/gantry-build/gantry/runner"
+	"github.com/gantry-build/gantry/runner/spec"
 )
 
 func (c *containersAPI) inspect(w http.ResponseWriter, r *http.Request) error {
@@ -63,7 +64,15 @@ func inspection(rec runner.Record, dir string) (*container.InspectResponse, erro
 	if err := toAPI(rec.Config, out.Config); err != nil {
 		return nil, err
 	}
-	return out, toAPI(rec.HostConfig, out.HostConfig)
+	if err := toAPI(rec.HostConfig, out.HostConfig); err != nil {
+		return nil, err
+	}
+	out.HostConfig.MaskedPaths, out.HostConfig.ReadonlyPaths = spec.HiddenPaths(rec.HostConfig)
+	for i, l := range out.HostConfig.Links {
+		name, alias := runner.SplitLink(l)
+		out.HostConfig.Links[i] = "/" + name + ":/" + rec.Name + "/" + alias
+	}
+	return out, nil
 }
 
 // toAPI is translate's other direction: every field of ours is one of the API's.

@@ -27,7 +27,7 @@ func (c *containersAPI) list(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	known := []string{
-		"id", "name", "label", "status", "exited", "ancestor", "volume", "network", "health", "before", "since", "is-task",
+		"id", "name", "label", "status", "exited", "ancestor", "volume", "network", "health", "before", "since", "is-task", "annotation",
 	}
 	if err := f.only(known...); err != nil {
 		return err
@@ -46,11 +46,13 @@ func (c *containersAPI) list(w http.ResponseWriter, r *http.Request) error {
 		return cmp.Or(b.Created.Compare(a.Created), cmp.Compare(a.ID, b.ID))
 	})
 	out := []container.Summary{}
+	links := c.links(records)
 	for _, rec := range records {
 		if !all && !rec.State.Running || !sel.takes(rec) {
 			continue
 		}
 		s := summary(rec)
+		s.Names = append(s.Names, links[rec.ID]...)
 		if flag(r, "size") {
 			s.SizeRw, s.SizeRootFs, _ = c.m.Size(r.Context(), rec.ID)
 		}
@@ -59,6 +61,20 @@ func (c *containersAPI) list(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	return writeJSON(w, http.StatusOK, out)
+}
+
+// links are the names that containers have for others by --link, by the ID of these: /OWN/ALIAS.
+func (c *containersAPI) links(records []runner.Record) map[string][]string {
+	names := map[string][]string{}
+	for _, rec := range records {
+		for _, l := range rec.HostConfig.Links {
+			name, alias := runner.SplitLink(l)
+			if to, err := c.m.Get(name); err == nil {
+				names[to.ID] = append(names[to.ID], "/"+rec.Name+"/"+alias)
+			}
+		}
+	}
+	return names
 }
 
 // selection is a checked filter.
@@ -120,7 +136,7 @@ func (s selection) takes(rec runner.Record) bool {
 		})) &&
 		is("health", func(v string) bool { return v == healthOf(rec) }) &&
 		is("is-task", func(v string) bool { return v == "false" || v == "0" }) &&
-		s.f.labels("label", rec.Config.Labels) &&
+		s.f.labels("label", rec.Config.Labels) && s.f.labels("annotation", rec.HostConfig.Annotations) &&
 		(s.before.IsZero() || rec.Created.Before(s.before)) && (s.since.IsZero() || rec.Created.After(s.since))
 }
 

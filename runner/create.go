@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/containerd/containerd/api/types/runc/options"
@@ -19,6 +21,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/gantry-build/gantry/cache"
+	"github.com/gantry-build/gantry/internal/fault"
 	"github.com/gantry-build/gantry/qemu"
 	"github.com/gantry-build/gantry/runner/logs"
 	"github.com/gantry-build/gantry/runner/spec"
@@ -118,6 +121,25 @@ func (m *Manager) settle(rec *Record, networks []Attachment) (err error) {
 	}
 	if h.LogConfig.Type == "" {
 		h.LogConfig.Type = "json-file"
+	}
+	if ref, shares := strings.CutPrefix(h.PidMode, "container:"); shares {
+		other, err := m.find(ref)
+		if err != nil {
+			return fault.Invalid("%v", err) // not a 404: docker run would pull the image
+		}
+		h.PidMode = "container:" + other.id
+	}
+	if h.PidsLimit != nil && *h.PidsLimit < 0 {
+		h.PidsLimit = new(int64) // none
+	}
+	if c.WorkingDir != "" {
+		c.WorkingDir = path.Clean(c.WorkingDir)
+	}
+	for _, l := range h.Links {
+		name, _ := SplitLink(l)
+		if _, err := m.find(name); err != nil {
+			return fault.Invalid("could not get container for %s: %v", name, err)
+		}
 	}
 	if h.ShmSize == 0 {
 		h.ShmSize = 64 << 20

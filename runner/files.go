@@ -158,9 +158,14 @@ func hostHosts(own []byte, extra []string) []byte {
 	return own
 }
 
-// netOwner is the container whose network another one shares; nil where it shares none. It must run.
+// netOwner is the container whose network another one shares; nil where it shares none.
 func (m *Manager) netOwner(rec Record) (*container, error) {
-	ref, shares := strings.CutPrefix(rec.HostConfig.NetworkMode, "container:")
+	return m.owner(rec.HostConfig.NetworkMode, "network")
+}
+
+// owner is the container that a mode container:NAME is about; nil for other modes. It must run.
+func (m *Manager) owner(mode, what string) (*container, error) {
+	ref, shares := strings.CutPrefix(mode, "container:")
 	if !shares {
 		return nil, nil
 	}
@@ -168,8 +173,11 @@ func (m *Manager) netOwner(rec Record) (*container, error) {
 	if err != nil {
 		return nil, err
 	}
-	if c.current() == nil {
-		return nil, fault.Conflict("cannot join network of a non running container: %s", c.id)
+	switch {
+	case c.current() != nil:
+		return c, nil
+	case what == "PID":
+		return nil, fmt.Errorf("failed to join PID namespace: container %s is not running", c.id)
 	}
-	return c, nil
+	return nil, fault.Conflict("cannot join %s of a non running container: %s", what, c.id)
 }

@@ -191,7 +191,7 @@ func (m *Manager) view(rec Record) (*dns.View, error) {
 // linked are the entries of a hosts file for the containers that --link names on the default network.
 func (m *Manager) linked(rec Record) (entries []string, err error) {
 	for _, l := range rec.HostConfig.Links {
-		name, alias := splitLink(l)
+		name, alias := SplitLink(l)
 		c, err := m.find(name)
 		if err != nil {
 			return nil, fault.Invalid("could not get container for %s: %v", name, err)
@@ -211,8 +211,8 @@ func (m *Manager) linked(rec Record) (entries []string, err error) {
 	return entries, nil
 }
 
-// splitLink reads NAME:ALIAS; the alias is the name where there is none. Clients send back /NAME:/OWN/ALIAS.
-func splitLink(l string) (name, alias string) {
+// SplitLink reads NAME:ALIAS; the alias is the name where there is none. Clients send back /NAME:/OWN/ALIAS.
+func SplitLink(l string) (name, alias string) {
 	name, alias, ok := strings.Cut(l, ":")
 	name = strings.TrimPrefix(name, "/")
 	if !ok {
@@ -226,7 +226,7 @@ func (m *Manager) relink(rec Record) {
 	for _, c := range m.all() {
 		other := c.record()
 		if !other.State.Running || !slices.ContainsFunc(other.HostConfig.Links, func(l string) bool {
-			name, _ := splitLink(l)
+			name, _ := SplitLink(l)
 			target, err := m.find(name)
 			return err == nil && target.id == rec.ID
 		}) {

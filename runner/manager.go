@@ -198,7 +198,8 @@ func (m *Manager) runningIn(ref string) (process.Container, error) {
 	}
 	rec := c.record()
 	event := func(action string, extra ...string) { m.emit(c.record(), action, extra...) }
-	return process.Container{ID: c.id, Task: r.task, User: rec.Config.User, Paused: rec.State.Paused, Event: event}, nil
+	return process.Container{ID: c.id, Task: r.task, User: rec.Config.User, Groups: rec.HostConfig.GroupAdd,
+		Paused: rec.State.Paused, Event: event}, nil
 }
 
 // Top lists the processes of a container, as process.Top.

@@ -219,6 +219,11 @@ func (m *Manager) specFor(ctx context.Context, c *container, rec Record, mounts 
 	} else if owner != nil {
 		in.Network = fmt.Sprintf("/proc/%d/ns/net", owner.record().State.Pid)
 	}
+	if owner, err := m.owner(rec.HostConfig.PidMode, "PID"); err != nil {
+		return nil, err
+	} else if owner != nil {
+		in.PID = fmt.Sprintf("/proc/%d/ns/pid", owner.record().State.Pid)
+	}
 	s, err := spec.Build(in)
 	if err != nil {
 		return nil, err

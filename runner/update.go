@@ -71,6 +71,7 @@ func (m *Manager) limit(ctx context.Context, c *container, h spec.HostConfig) er
 
 // apply changes what u says, in Docker's words where that can't be.
 func (u Update) apply(h *spec.HostConfig) error {
+	conflict := func(text string) error { return fault.Conflict("%s", text) }
 	n, r := u.Resources, &h.Resources
 	swap := r.MemorySwap
 	if swap == 0 {
@@ -78,17 +79,17 @@ func (u Update) apply(h *spec.HostConfig) error {
 	}
 	switch {
 	case n.NanoCPUs > 0 && r.CPUPeriod > 0:
-		return errors.New("Conflicting options: Nano CPUs cannot be updated as CPU Period has already been set")
+		return conflict("Conflicting options: Nano CPUs cannot be updated as CPU Period has already been set")
 	case n.NanoCPUs > 0 && r.CPUQuota > 0:
-		return errors.New("Conflicting options: Nano CPUs cannot be updated as CPU Quota has already been set")
+		return conflict("Conflicting options: Nano CPUs cannot be updated as CPU Quota has already been set")
 	case n.CPUPeriod > 0 && r.NanoCPUs > 0:
-		return errors.New("Conflicting options: CPU Period cannot be updated as NanoCPUs has already been set")
+		return conflict("Conflicting options: CPU Period cannot be updated as NanoCPUs has already been set")
 	case n.CPUQuota > 0 && r.NanoCPUs > 0:
-		return errors.New("Conflicting options: CPU Quota cannot be updated as NanoCPUs has already been set")
+		return conflict("Conflicting options: CPU Quota cannot be updated as NanoCPUs has already been set")
 	case n.Memory > swap && swap >= 0 && n.MemorySwap == 0:
-		return errors.New("Memory limit should be smaller than already set memoryswap limit, update the memoryswap at the same time")
+		return conflict("Memory limit should be smaller than already set memoryswap limit, update the memoryswap at the same time")
 	case h.AutoRemove && u.RestartPolicy.Name != "" && u.RestartPolicy.Name != "no":
-		return errors.New("Restart policy cannot be updated because AutoRemove is enabled for the container")
+		return conflict("Restart policy cannot be updated because AutoRemove is enabled for the container")
 	}
 	if n.Memory != 0 && r.MemorySwap == 0 && n.MemorySwap == 0 {
 		r.MemorySwap = swap // which does not follow the memory any more
@@ -105,7 +106,10 @@ func (u Update) apply(h *spec.HostConfig) error {
 	set(&r.Memory, n.Memory)
 	set(&r.MemorySwap, n.MemorySwap)
 	set(&r.MemoryReservation, n.MemoryReservation)
-	set(&r.PidsLimit, n.PidsLimit)
+	if p := n.PidsLimit; p != nil {
+		r.PidsLimit = new(int64)
+		*r.PidsLimit = max(*p, 0)
+	}
 	if u.RestartPolicy.Name != "" {
 		h.RestartPolicy = u.RestartPolicy
 	}

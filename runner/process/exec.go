@@ -94,7 +94,7 @@ func (t *Table) start(ctx context.Context, e *process) (err error) {
 		return err
 	}
 	root := filepath.Join("/proc", strconv.Itoa(int(c.Task.Pid())), "root")
-	u, err := lookup.User(root, cmp.Or(cfg.User, c.User), nil)
+	u, err := lookup.User(root, cmp.Or(cfg.User, c.User), c.Groups)
 	if err != nil {
 		return err
 	}

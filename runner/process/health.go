@@ -106,8 +106,10 @@ func (t *Table) Probe(ctx context.Context, container string, check Check) Probe 
 	case <-ctx.Done():
 		t.kill(e)
 		a.Close()
-		<-output
 		p.Output = "Health check exceeded timeout (" + check.Timeout.String() + ")"
+		if said := <-output; said != "" {
+			p.Output += ": " + said
+		}
 	}
 	p.End = time.Now()
 	return p

@@ -44,6 +44,7 @@ type Input struct {
 	Files   Files
 	Machine Machine
 	Network string // path of another container's network namespace, to be shared; empty: its own, or the host's
+	PID     string // likewise, of its process namespace
 }
 
 // Build makes the specification. It has no seccomp profile yet: see Seccomp. The root file system is
@@ -75,7 +76,7 @@ func Build(in Input) (*specs.Spec, error) {
 		Annotations: in.Host.Annotations,
 		Linux: &specs.Linux{
 			CgroupsPath:       path.Join("/", cgroupParent(in.Host), in.ID),
-			Namespaces:        namespaces(in.Host, in.Network),
+			Namespaces:        namespaces(in),
 			Resources:         res,
 			Devices:           devices(in),
 			Sysctl:            sysctls(in),
@@ -86,8 +87,7 @@ func Build(in Input) (*specs.Spec, error) {
 		s.Hostname, s.Domainname = "", ""
 	}
 	if !in.Host.Privileged {
-		s.Linux.MaskedPaths = orDefault(in.Host.MaskedPaths, maskedPaths)
-		s.Linux.ReadonlyPaths = orDefault(in.Host.ReadonlyPaths, readonlyPaths)
+		s.Linux.MaskedPaths, s.Linux.ReadonlyPaths = HiddenPaths(in.Host)
 		if sec.systemPaths {
 			s.Linux.MaskedPaths, s.Linux.ReadonlyPaths = nil, nil
 		}
@@ -155,23 +155,22 @@ func Env(c Config, u User) []string {
 	return mergeEnv(base, c.Env)
 }
 
-func namespaces(h HostConfig, network string) []specs.LinuxNamespace {
+func namespaces(in Input) []specs.LinuxNamespace {
+	h := in.Host
 	ns := []specs.LinuxNamespace{{Type: specs.MountNamespace}}
 	for _, n := range []struct {
-		typ  specs.LinuxNamespaceType
-		host bool
+		typ    specs.LinuxNamespaceType
+		host   bool
+		shared string
 	}{
-		{specs.NetworkNamespace, h.NetworkMode == "host"},
-		{specs.UTSNamespace, h.UTSMode == "host"},
-		{specs.PIDNamespace, h.PidMode == "host"},
-		{specs.IPCNamespace, h.IpcMode == "host"},
-		{specs.CgroupNamespace, h.CgroupnsMode == "host"},
+		{specs.NetworkNamespace, h.NetworkMode == "host", in.Network},
+		{specs.UTSNamespace, h.UTSMode == "host", ""},
+		{specs.PIDNamespace, h.PidMode == "host", in.PID},
+		{specs.IPCNamespace, h.IpcMode == "host", ""},
+		{specs.CgroupNamespace, h.CgroupnsMode == "host", ""},
 	} {
 		if !n.host {
-			ns = append(ns, specs.LinuxNamespace{Type: n.typ})
-		}
-		if n.typ == specs.NetworkNamespace && network != "" {
-			ns[len(ns)-1].Path = network
+			ns = append(ns, specs.LinuxNamespace{Type: n.typ, Path: n.shared})
 		}
 	}
 	return ns
@@ -190,6 +189,14 @@ func sysctls(in Input) map[string]string {
 		return nil
 	}
 	return m
+}
+
+// HiddenPaths are what a container does not see of /proc and /sys, and what it can't write to; nil where nothing is hidden.
+func HiddenPaths(h HostConfig) (masked, readonly []string) {
+	if h.Privileged {
+		return nil, nil
+	}
+	return orDefault(h.MaskedPaths, maskedPaths), orDefault(h.ReadonlyPaths, readonlyPaths)
 }
 
 func maskedPaths() []string {

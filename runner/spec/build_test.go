@@ -113,7 +113,13 @@ func compare(t *testing.T, name string, s *specs.Spec) {
 func TestRefusals(t *testing.T) {
 	ok := Config{Cmd: []string{"x"}}
 	for text, h := range map[string]HostConfig{
-		`pid mode "container:x"`:   {PidMode: "container:x"},
+		`invalid PID mode`:         {PidMode: "container:"},
+		`invalid IPC mode`:         {IpcMode: "odd"},
+		`ipc mode "container:x"`:   {IpcMode: "container:x"},
+		`invalid UTS mode`:         {UTSMode: "odd"},
+		`unknown policy 'odd'`:     {RestartPolicy: RestartPolicy{Name: "odd"}},
+		`invalid CPU shares (-1)`:  {Resources: Resources{CPUShares: -1}},
+		`invalid Annotations`:      {Annotations: map[string]string{"": "x"}},
 		`log driver "syslog"`:      {LogConfig: LogConfig{Type: "syslog"}},
 		`runtime "kata"`:           {Runtime: "kata"},
 		`unknown capability`:       {CapAdd: []string{"FLY"}},
@@ -126,6 +132,15 @@ func TestRefusals(t *testing.T) {
 		`conflicting options`:      {Resources: Resources{NanoCPUs: 1, CPUQuota: 1}},
 	} {
 		if err := Validate(ok, h); !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), text) {
+			t.Errorf("want %q: %v", text, err)
+		}
+	}
+	for text, c := range map[string]Config{
+		"invalid environment variable: =x":                {Cmd: []string{"x"}, Env: []string{"=x"}},
+		"Interval in Healthcheck cannot be less than 1ms": {Cmd: []string{"x"}, Healthcheck: &Healthcheck{Interval: -1}},
+		"Retries in Healthcheck cannot be negative":       {Cmd: []string{"x"}, Healthcheck: &Healthcheck{Retries: -1}},
+	} {
+		if err := Validate(c, HostConfig{}); !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), text) {
 			t.Errorf("want %q: %v", text, err)
 		}
 	}

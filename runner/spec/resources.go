@@ -51,6 +51,9 @@ func cpu(r Resources) *specs.LinuxCPU {
 		c.Period, c.Quota = ptr(uint64(cfsPeriod)), ptr(r.NanoCPUs*cfsPeriod/1e9)
 	default:
 		c.Period, c.Quota = positive(uint64(max(r.CPUPeriod, 0))), positive(r.CPUQuota)
+		if r.CPUQuota < 0 {
+			c.Quota = ptr(int64(-1)) // none
+		}
 	}
 	c.RealtimePeriod, c.RealtimeRuntime = positive(uint64(max(r.CPURealtimePeriod, 0))), positive(r.CPURealtimeQuota)
 	if c == (specs.LinuxCPU{}) {

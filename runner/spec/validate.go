@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/gantry-build/gantry/internal/fault"
 )
@@ -13,7 +14,7 @@ import (
 // errors are errdefs.ErrInvalidArgument.
 func Validate(c Config, h HostConfig) error {
 	for _, check := range []func(Config, HostConfig) error{
-		checkModes, checkRestart, checkLimits, checkDir, checkLog, checkHealth,
+		checkModes, checkRestart, checkLimits, checkDir, checkLog, checkHealth, checkWords,
 	} {
 		if err := check(c, h); err != nil {
 			return err
@@ -44,13 +45,20 @@ func oneOf(option, value string, known ...string) error {
 }
 
 func checkModes(_ Config, h HostConfig) error {
+	pid, shares := strings.CutPrefix(h.PidMode, "container:")
+	switch { // in Docker's words
+	case !slices.Contains([]string{"", "host"}, h.PidMode) && (!shares || pid == ""):
+		return fault.Invalid("invalid PID mode: %s", h.PidMode)
+	case !slices.Contains([]string{"", "private", "shareable", "host", "none"}, h.IpcMode) && !strings.HasPrefix(h.IpcMode, "container:"):
+		return fault.Invalid("invalid IPC mode: %s", h.IpcMode)
+	case h.UTSMode != "" && h.UTSMode != "host":
+		return fault.Invalid("invalid UTS mode: %s", h.UTSMode)
+	}
 	for _, c := range []struct {
 		option, value string
 		known         []string
 	}{
-		{"pid mode", h.PidMode, []string{"", "host"}},
 		{"ipc mode", h.IpcMode, []string{"", "private", "shareable", "host", "none"}},
-		{"uts mode", h.UTSMode, []string{"", "host"}},
 		{"user namespace mode", h.UsernsMode, []string{"", "host"}},
 		{"cgroup namespace mode", h.CgroupnsMode, []string{"", "private", "host"}},
 		{"runtime", h.Runtime, []string{"", "runc", "io.containerd.runc.v2"}},
@@ -65,11 +73,15 @@ func checkModes(_ Config, h HostConfig) error {
 
 func checkRestart(_ Config, h HostConfig) error {
 	p := h.RestartPolicy
-	if err := oneOf("restart policy", p.Name, "", "no", "always", "unless-stopped", "on-failure"); err != nil {
-		return err
-	}
-	if p.MaximumRetryCount < 0 || p.MaximumRetryCount > 0 && p.Name != "on-failure" {
-		return fault.Invalid("invalid restart policy: maximum retry count can only be used with 'on-failure' and cannot be negative")
+	known := slices.Contains([]string{"", "no", "always", "unless-stopped", "on-failure"}, p.Name)
+	switch {
+	case !known:
+		return fault.Invalid("invalid restart policy: unknown policy '%s'; use one of 'no', 'always', 'on-failure', or 'unless-stopped'",
+			p.Name)
+	case p.MaximumRetryCount != 0 && p.Name != "on-failure":
+		return fault.Invalid("invalid restart policy: maximum retry count can only be used with 'on-failure'")
+	case p.MaximumRetryCount < 0:
+		return fault.Invalid("invalid restart policy: maximum retry count cannot be negative")
 	}
 	if h.AutoRemove && p.Name != "" && p.Name != "no" {
 		return fault.Invalid("can't create 'AutoRemove' container with restart policy")
@@ -89,6 +101,8 @@ func checkLimits(_ Config, h HostConfig) error {
 		return fault.Invalid("You should always set the Memory limit when using Memoryswap limit, see usage")
 	case h.MemorySwap > 0 && h.MemorySwap < h.Memory:
 		return fault.Invalid("Minimum memoryswap limit should be larger than memory limit, see usage")
+	case h.CPUShares < 0:
+		return fault.Invalid("invalid CPU shares (%d): value must be a positive integer", h.CPUShares)
 	case h.NanoCPUs < 0:
 		return fault.Invalid("NanoCPUs can not be negative")
 	case h.NanoCPUs > 0 && (h.CPUPeriod != 0 || h.CPUQuota != 0):
@@ -115,10 +129,39 @@ func checkLog(_ Config, h HostConfig) error {
 }
 
 func checkHealth(c Config, _ HostConfig) error {
-	if c.Healthcheck == nil || len(c.Healthcheck.Test) == 0 {
+	if c.Healthcheck == nil {
+		return nil
+	}
+	for name, d := range map[string]time.Duration{
+		"Interval": c.Healthcheck.Interval, "Timeout": c.Healthcheck.Timeout, "StartPeriod": c.Healthcheck.StartPeriod,
+		"StartInterval": c.Healthcheck.StartInterval,
+	} {
+		if d != 0 && d < time.Millisecond {
+			return fault.Invalid("%s in Healthcheck cannot be less than %s", name, time.Millisecond)
+		}
+	}
+	if c.Healthcheck.Retries < 0 {
+		return fault.Invalid("Retries in Healthcheck cannot be negative")
+	}
+	if len(c.Healthcheck.Test) == 0 {
 		return nil
 	}
 	return oneOf("healthcheck test type", c.Healthcheck.Test[0], "", "NONE", "CMD", "CMD-SHELL")
+}
+
+// checkWords refuses names that are none.
+func checkWords(c Config, h HostConfig) error {
+	for _, e := range c.Env {
+		if name, _, _ := strings.Cut(e, "="); name == "" {
+			return fault.Invalid("invalid environment variable: %s", e)
+		}
+	}
+	for k := range h.Annotations {
+		if k == "" {
+			return fault.Invalid("invalid Annotations: the empty string is not permitted as an annotation key")
+		}
+	}
+	return nil
 }
 
 var validName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]+$`)

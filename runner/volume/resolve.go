@@ -43,6 +43,12 @@ func (s *Store) Resolve(c spec.Config, h spec.HostConfig, from Sources) ([]Mount
 		points = append(points, p)
 	}
 	for _, dst := range slices.Sorted(maps.Keys(h.Tmpfs)) {
+		switch {
+		case !path.IsAbs(dst):
+			return nil, fault.Invalid("invalid mount path: '%s' mount path must be absolute", dst)
+		case path.Clean(dst) == "/":
+			return nil, fault.Invalid("invalid tmpfs mount: destination can't be '/'")
+		}
 		points = append(points, tmpfs(dst, h.Tmpfs[dst]))
 	}
 	if err := duplicates(points); err != nil {
