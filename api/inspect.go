@@ -106,7 +106,7 @@ func state(s runner.State) *container.State {
 func mountPoints(rec runner.Record) []container.MountPoint {
 	out := []container.MountPoint{}
 	for _, p := range rec.Mounts {
-		if p.Type == "tmpfs" && rec.HostConfig.Tmpfs[p.Destination] != "" {
+		if _, short := rec.HostConfig.Tmpfs[p.Destination]; short && p.Type == "tmpfs" {
 			continue // docker shows --tmpfs in HostConfig only
 		}
 		m := container.MountPoint{

@@ -71,6 +71,11 @@ type Store struct {
 	aliasing sync.Mutex
 }
 
+// Rootfs is where the root file system of a container is mounted while it runs.
+func (s *Store) Rootfs(container string) string {
+	return filepath.Join(s.opts.State, "io.containerd.runtime.v2.task", Namespace, container, "rootfs")
+}
+
 // Start opens the store and returns when it is ready. The caller holds Lock on the data root.
 func Start(ctx context.Context, o Options) (*Store, error) {
 	// containerd makes files and directories below that everybody may write (plugins/content/local/store.go,

@@ -16,6 +16,7 @@ import (
 	"github.com/containerd/continuity/fs"
 
 	"github.com/gantry-build/gantry/cache"
+	"github.com/gantry-build/gantry/runner/rootfs"
 	"github.com/gantry-build/gantry/runner/volume"
 )
 
@@ -120,11 +121,31 @@ func (m *Manager) Export(ctx context.Context, ref string, w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	ctx = cache.WithNamespace(ctx)
-	err = m.withRootfs(ctx, c.id, func(root string) error { return archive.WriteDiff(ctx, w, "", root) })
+	mounts, release, err := m.own(cache.WithNamespace(ctx), c)
+	if err != nil {
+		return fmt.Errorf("exporting container %s: %w", c.id, err)
+	}
+	defer release()
+	err = rootfs.Stopped(mounts, nil, func() error { return archive.WriteDiff(ctx, w, "", "/") })
 	if err != nil {
 		return fmt.Errorf("exporting container %s: %w", c.id, err)
 	}
 	m.emit(c.record(), "export")
 	return nil
+}
+
+// own are the mounts of a container's root file system, without what is mounted in it: while it runs, what it has mounted
+// itself, as a second overlay over the same directories would be undefined (Documentation/filesystems/overlayfs.rst). It is
+// not started until release.
+func (m *Manager) own(ctx context.Context, c *container) (mounts []mount.Mount, release func(), err error) {
+	c.op.Lock()
+	if c.pid() != 0 {
+		return []mount.Mount{{Type: "bind", Source: m.o.Store.Rootfs(c.id), Options: []string{"bind", "ro"}}}, c.op.Unlock, nil
+	}
+	mounts, err = m.client.SnapshotService(cache.Snapshotter).Mounts(ctx, c.id)
+	if err != nil {
+		c.op.Unlock()
+		return nil, nil, err
+	}
+	return mounts, c.op.Unlock, nil
 }

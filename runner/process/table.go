@@ -21,7 +21,7 @@ const kept = 5 * time.Minute // finished ones, for clients that ask for the exit
 type Container struct {
 	ID     string
 	Task   client.Task
-	User   string // its own, for processes that name none
+	User   string   // its own, for processes that name none
 	Groups []string // further ones of its processes
 	Paused bool
 	Event  func(action string, attributes ...string) // tells what has happened in it, also when it is gone

@@ -63,10 +63,8 @@ func (s *Store) volumeMount(r spec.MountRequest) (p MountPoint, err error) {
 	if p, err = s.volume(vol, r.Target, !r.ReadOnly); err != nil {
 		return p, err
 	}
-	p.Subpath = o.Subpath // which is looked for at each start
-	if o.NoCopy {
-		p.Mode = "nocopy"
-	}
+	p.Subpath = o.Subpath            // which is looked for at each start
+	p.Mode, p.NoCopy = "z", o.NoCopy // z as Docker shows it
 	return p, nil
 }
 

@@ -42,6 +42,7 @@ type MountPoint struct {
 	RW          bool
 	Propagation string     `json:",omitempty"`
 	Subpath     string     `json:",omitempty"` // of the volume, looked up at each start
+	NoCopy      bool       `json:",omitempty"` // it is not filled with what the image has there
 	Anonymous   bool       `json:",omitempty"` // the volume belongs to the container
 	IsNew       bool       `json:"-"`          // the volume was made for this
 	Mount       spec.Mount // for the runtime
@@ -174,7 +175,9 @@ func Fill(points []MountPoint, rootfs func(func(root string) error) error) error
 	})
 }
 
-func nocopy(p MountPoint) bool { return slices.Contains(strings.Split(p.Mode, ","), "nocopy") }
+func nocopy(p MountPoint) bool {
+	return p.NoCopy || slices.Contains(strings.Split(p.Mode, ","), "nocopy")
+}
 
 func fill(root string, p MountPoint) error {
 	src, err := fs.RootPath(root, p.Destination)
