@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/gantry-build/gantry/internal/fault"
+	"github.com/gantry-build/gantry/runner"
 )
 
 // Build serves the two endpoints through which Docker's clients reach BuildKit.
@@ -19,6 +20,9 @@ type Build struct {
 	sessions *session.Manager
 	grpc     *grpc.Server
 	conns    *handoff // connections that speak gRPC from now on
+
+	// Pruned is told that records of the cache are gone; may be nil.
+	Pruned func(runner.Event)
 }
 
 // NewBuild returns the endpoints over the builder's sessions and its API.
@@ -31,6 +35,7 @@ func NewBuild(sessions *session.Manager, server *grpc.Server) *Build {
 func (b *Build) Routes(r *Router) {
 	r.Handle(http.MethodPost, "/session", b.session)
 	r.Handle(http.MethodPost, "/grpc", b.upgradeToGRPC)
+	r.Handle(http.MethodPost, "/build/prune", b.prune)
 }
 
 func (b *Build) session(w http.ResponseWriter, r *http.Request) error {

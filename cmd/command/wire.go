@@ -265,6 +265,7 @@ func (d *daemon) listen(trusted *trust.Store) error {
 		Store: d.store, Mover: mover, Login: mover.Login, Users: d.runner.Users, Containers: d.runner, Change: frontend.Change,
 	}
 	build := api.NewBuild(d.solver.Sessions, d.solver.Server)
+	build.Pruned = d.runner.Publish
 	handler := api.New(api.Options{
 		Runner: d.runner, Version: thin.Version, Root: d.at.Root(), Images: images.Count, Log: d.log,
 		Extra: []func(*api.Router){images.Routes, build.Routes, d.routes},

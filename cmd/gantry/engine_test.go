@@ -56,3 +56,24 @@ func TestContainersByDocker(t *testing.T) {
 		})
 	}
 }
+
+// The unmodified docker CLI prunes everything that nobody uses, the build cache included.
+func TestPruneByDocker(t *testing.T) {
+	g := newGantry(t)
+	g.run("build", "-q", "-t", "probe", probe(t))
+	c := newClient(t, g)
+	c.run("docker", "run", "probe", "say", "x")
+	c.run("docker", "network", "create", "unused")
+	got := c.run("docker", "system", "prune", "-af")
+	for _, want := range []string{
+		"Deleted Containers:", "Deleted Networks:\nunused", "Deleted Images:\nuntagged: probe:latest", "Deleted build cache objects:",
+		"Total reclaimed space:",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("%q is not in:\n%s", want, got)
+		}
+	}
+	if left := strings.TrimSpace(g.run("du", "--format", "{{.ID}}")); left != "" {
+		t.Errorf("left in the build cache: %s", left)
+	}
+}
