@@ -36,6 +36,7 @@ func (b *Build) Routes(r *Router) {
 	r.Handle(http.MethodPost, "/session", b.session)
 	r.Handle(http.MethodPost, "/grpc", b.upgradeToGRPC)
 	r.Handle(http.MethodPost, "/build/prune", b.prune)
+	r.Handle(http.MethodPost, "/build", b.classic)
 }
 
 func (b *Build) session(w http.ResponseWriter, r *http.Request) error {

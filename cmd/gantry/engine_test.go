@@ -1,10 +1,17 @@
 package main
 
 import (
+	"archive/tar"
+	"bytes"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/containerd/platforms"
+	moby "github.com/moby/moby/client"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // The unmodified docker CLI copies files in and out, tells what a container has changed and uses, changes its limits, and
@@ -75,5 +82,67 @@ func TestPruneByDocker(t *testing.T) {
 	}
 	if left := strings.TrimSpace(g.run("du", "--format", "{{.ID}}")); left != "" {
 		t.Errorf("left in the build cache: %s", left)
+	}
+}
+
+// SDKs build by the classic builder's API, for any platform.
+func TestClassicBuild(t *testing.T) {
+	g := newGantry(t)
+	g.base("linux/amd64", "linux/arm/v7")
+	api, err := moby.New(moby.WithHost("unix://" + g.status().Socket))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer api.Close()
+	build := func(dockerfile string, o moby.ImageBuildOptions) string {
+		t.Helper()
+		var b bytes.Buffer
+		w := tar.NewWriter(&b)
+		for name, text := range map[string]string{"Dockerfile": dockerfile, "f": "from the context"} {
+			if err := w.WriteHeader(&tar.Header{Name: name, Size: int64(len(text)), Mode: 0o644}); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := w.Write([]byte(text)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		res, err := api.ImageBuild(t.Context(), &b, o)
+		if err != nil {
+			return err.Error()
+		}
+		defer res.Body.Close()
+		said, err := io.ReadAll(res.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(said)
+	}
+	arg := "told"
+	const text = "FROM debian:bookworm-slim\nARG A\nCOPY f /f\nRUN echo \"$A on $(uname -m)\" >/said\nCMD cat /f /said\n"
+	for _, platform := range []string{"linux/amd64", "linux/arm/v7"} {
+		said := build(text, moby.ImageBuildOptions{
+			Tags: []string{"made"}, BuildArgs: map[string]*string{"A": &arg}, Labels: map[string]string{"l": "1"},
+			Platforms: []ocispec.Platform{platforms.MustParse(platform)},
+		})
+		for _, want := range []string{"Step 1/3 : FROM", "Step 3/3 : RUN", `"ID":"sha256:`, "Successfully tagged made:latest"} {
+			if !strings.Contains(said, want) {
+				t.Errorf("%q is not in:\n%s", want, said)
+			}
+		}
+		want := "from the contexttold on " + map[string]string{"linux/amd64": "x86_64", "linux/arm/v7": "armv7l"}[platform]
+		if got := g.run("run", "--rm", "--platform", platform, "made"); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+	for dockerfile, want := range map[string]string{
+		"# nothing\n\n": "file with no instructions", "FROM debian:bookworm-slim\nRUN exit 7\n": "exit code: 7",
+		"FRO x\n": "unknown instruction",
+	} {
+		if said := build(dockerfile, moby.ImageBuildOptions{}); !strings.Contains(said, want) {
+			t.Errorf("%q: %s", dockerfile, said)
+		}
 	}
 }
