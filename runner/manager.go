@@ -256,11 +256,11 @@ func (m *Manager) Emulated() []string {
 // Dir is where a container's files are: resolv.conf, hostname, hosts, and <id>-json.log.
 func (m *Manager) Dir(id string) string { return filepath.Join(m.containersDir(), id) }
 
-// Users names the containers that were made from the image with this digest.
+// Users names the containers that were made from the image with this digest, or have it mounted.
 func (m *Manager) Users(target string) []string {
 	var ids []string
 	for _, r := range m.List() {
-		if r.ImageID == target {
+		if r.ImageID == target || slices.ContainsFunc(r.Mounts, func(p volume.MountPoint) bool { return p.ImageID == target }) {
 			ids = append(ids, r.ID)
 		}
 	}

@@ -137,27 +137,27 @@ func (m *Manager) mountsOf(ref string) ([]volume.MountPoint, error) {
 }
 
 // imageOf returns how an image becomes a mount of the container id, n-th of those that it has.
-func (m *Manager) imageOf(ctx context.Context, id string) func(ref string) (spec.Mount, error) {
+func (m *Manager) imageOf(ctx context.Context, id string) func(ref string) (spec.Mount, string, error) {
 	n := 0
-	return func(ref string) (spec.Mount, error) {
+	return func(ref string) (spec.Mount, string, error) {
 		img, err := m.store.Open(ctx, ref, nil)
 		if err != nil {
-			return spec.Mount{}, fault.Invalid("%v", err) // not a 404: docker run would pull the container's image
+			return spec.Mount{}, "", fault.Invalid("%v", err) // not a 404: docker run would pull the container's image
 		}
 		// Its name ties the view to the container, whose removal takes it away.
 		mounts, err := m.client.SnapshotService(cache.Snapshotter).View(ctx, viewOf(id, n), img.Snapshot,
 			snapshots.WithLabels(map[string]string{"containerd.io/gc.root": time.Now().UTC().Format(time.RFC3339)}))
 		if err != nil {
-			return spec.Mount{}, fmt.Errorf("root file system of image %s: %w", ref, err)
+			return spec.Mount{}, "", fmt.Errorf("root file system of image %s: %w", ref, err)
 		}
 		n++
 		if len(mounts) != 1 {
-			return spec.Mount{}, fmt.Errorf("image %s is %d mounts: %w", ref, len(mounts), errdefs.ErrInternal)
+			return spec.Mount{}, "", fmt.Errorf("image %s is %d mounts: %w", ref, len(mounts), errdefs.ErrInternal)
 		}
 		if mounts[0].Type == "bind" {
-			return spec.Mount{Type: "bind", Source: mounts[0].Source, ReadOnly: true}, nil
+			return spec.Mount{Type: "bind", Source: mounts[0].Source, ReadOnly: true}, img.Target.Digest.String(), nil
 		}
-		return spec.Mount{Type: mounts[0].Type, Source: mounts[0].Source, Options: mounts[0].Options}, nil
+		return spec.Mount{Type: mounts[0].Type, Source: mounts[0].Source, Options: mounts[0].Options}, img.Target.Digest.String(), nil
 	}
 }
 

@@ -59,6 +59,13 @@ func TestContainersByDocker(t *testing.T) {
 			docker("rm", "-f", "box")
 			docker("import", "--platform", platform, "-c", "ENTRYPOINT [\"cat\"]", filepath.Join(host, "tar"), "imported")
 			expect("changed", "run", "--rm", "--platform", platform, "imported", "/opt/link")
+			if platform == "linux/amd64" { // which is what is mounted here
+				docker("create", "--name", "viewer", "--mount", "type=image,src=imported,dst=/img", base, "true")
+				if out := c.fails("docker", "rmi", "imported"); !strings.Contains(out, "is using its referenced image") {
+					t.Errorf("%s", out)
+				}
+				docker("rm", "viewer")
+			}
 			docker("rmi", "-f", "made", "imported")
 		})
 	}

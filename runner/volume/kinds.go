@@ -130,7 +130,7 @@ func tmpfsMount(r spec.MountRequest) MountPoint {
 }
 
 // imageMount is an image's root file system, read-only, as this machine's containers have it.
-func imageMount(r spec.MountRequest, open func(ref string) (spec.Mount, error)) (p MountPoint, err error) {
+func imageMount(r spec.MountRequest, open func(ref string) (spec.Mount, string, error)) (p MountPoint, err error) {
 	if r.Source == "" {
 		return p, fault.Invalid("invalid mount config for type \"image\": field Source must not be empty")
 	}
@@ -141,10 +141,10 @@ func imageMount(r spec.MountRequest, open func(ref string) (spec.Mount, error)) 
 	if sub != "" && !filepath.IsLocal(sub) {
 		return p, errSubpath
 	}
-	m, err := open(r.Source)
+	m, id, err := open(r.Source)
 	if err != nil {
 		return p, err
 	}
 	m.Target = r.Target
-	return MountPoint{Type: "image", Source: r.Source, Destination: path.Clean(r.Target), Mount: m, Subpath: sub}, nil
+	return MountPoint{Type: "image", Source: r.Source, ImageID: id, Destination: path.Clean(r.Target), Mount: m, Subpath: sub}, nil
 }

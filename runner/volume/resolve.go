@@ -17,8 +17,8 @@ import (
 
 // Sources are where mounts come from that are not the store's own.
 type Sources struct {
-	Container func(ref string) ([]MountPoint, error) // the mounts of another container
-	Image     func(ref string) (spec.Mount, error)   // an image's root file system
+	Container func(ref string) ([]MountPoint, error)                // the mounts of another container
+	Image     func(ref string) (m spec.Mount, id string, err error) // an image's root file system, and its ID
 }
 
 // Resolve turns -v, --mount, --tmpfs, --volumes-from and the image's VOLUMEs into mounts, in this order of

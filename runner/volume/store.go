@@ -42,6 +42,7 @@ type MountPoint struct {
 	RW          bool
 	Propagation string     `json:",omitempty"`
 	Subpath     string     `json:",omitempty"` // of the volume, looked up at each start
+	ImageID     string     `json:",omitempty"` // of an image that is mounted
 	NoCopy      bool       `json:",omitempty"` // it is not filled with what the image has there
 	Anonymous   bool       `json:",omitempty"` // the volume belongs to the container
 	IsNew       bool       `json:"-"`          // the volume was made for this
