@@ -38,6 +38,17 @@ func newClient(t *testing.T, g *gantry) client {
 	return client{t, config, g.status().Socket}
 }
 
+// docker runs the docker CLI, and returns what it prints.
+func (c client) docker(args ...string) string { c.t.Helper(); return c.run("docker", args...) }
+
+// expect runs the docker CLI, which is to print want.
+func (c client) expect(want string, args ...string) {
+	c.t.Helper()
+	if got := c.docker(args...); got != want {
+		c.t.Errorf("docker %s: %q, want %q", strings.Join(args, " "), got, want)
+	}
+}
+
 // fails runs what is to fail, and returns all that it says.
 func (c client) fails(program string, args ...string) string {
 	c.t.Helper()

@@ -13,13 +13,7 @@ func TestNetworksByDocker(t *testing.T) {
 	g := newGantry(t)
 	g.run("build", "-q", "--platform", "linux/amd64,linux/arm/v7", "-t", "probe", probe(t))
 	c := newClient(t, g)
-	docker := func(args ...string) string { t.Helper(); return c.run("docker", args...) }
-	expect := func(want string, args ...string) {
-		t.Helper()
-		if got := docker(args...); got != want {
-			t.Errorf("docker %s: %q, want %q", strings.Join(args, " "), got, want)
-		}
-	}
+	docker, expect := c.docker, c.expect
 	const arm = "linux/arm/v7"
 	docker("network", "create", "--subnet", "10.99.1.0/24", "--gateway", "10.99.1.254", "--ipv6", "--subnet", "fd99:1::/64", "app")
 	docker("network", "create", "--internal", "--label", "of=test", "back")

@@ -10,13 +10,7 @@ func TestVolumesByDocker(t *testing.T) {
 	g := newGantry(t)
 	g.base("linux/amd64", "linux/arm/v7")
 	c := newClient(t, g)
-	docker := func(args ...string) string { t.Helper(); return c.run("docker", args...) }
-	expect := func(want string, args ...string) {
-		t.Helper()
-		if got := docker(args...); got != want {
-			t.Errorf("docker %s: %q, want %q", strings.Join(args, " "), got, want)
-		}
-	}
+	docker, expect := c.docker, c.expect
 	const base = "debian:bookworm-slim"
 	expect("data", "volume", "create", "--label", "of=test", "data")
 	expect("local data map[of:test] map[] local",
