@@ -18,6 +18,7 @@ import (
 
 	"github.com/gantry-build/gantry/cache"
 	"github.com/gantry-build/gantry/cache/cachetest"
+	"github.com/gantry-build/gantry/runner"
 )
 
 // shelf is the image half of the API over a store of its own.
@@ -28,7 +29,7 @@ type shelf struct {
 
 func newShelf(t *testing.T) shelf {
 	s := cachetest.Start(t)
-	return shelf{&Images{Store: s, Users: func(string) []string { return nil }}, t}
+	return shelf{&Images{Store: s, Records: func() []runner.Record { return nil }, Publish: func(runner.Event) {}}, t}
 }
 
 func (s shelf) blob(media string, v any) ocispec.Descriptor {
@@ -55,6 +56,15 @@ func (s shelf) image(labels map[string]string) ocispec.Descriptor {
 	cfg.Config.Labels = labels
 	return s.blob(ocispec.MediaTypeImageManifest, ocispec.Manifest{
 		MediaType: ocispec.MediaTypeImageManifest, Config: s.blob(ocispec.MediaTypeImageConfig, cfg),
+	})
+}
+
+// built is an image whose layer no one has wanted as bytes.
+func (s shelf) built() ocispec.Descriptor {
+	cfg := ocispec.Image{Platform: ocispec.Platform{OS: "linux", Architecture: "amd64"}}
+	return s.blob(ocispec.MediaTypeImageManifest, ocispec.Manifest{
+		MediaType: ocispec.MediaTypeImageManifest, Config: s.blob(ocispec.MediaTypeImageConfig, cfg),
+		Layers: []ocispec.Descriptor{{MediaType: ocispec.MediaTypeImageLayer, Digest: digest.FromString("layer"), Size: 5}},
 	})
 }
 
@@ -134,12 +144,7 @@ func TestPruneKeepsWhatContainersUse(t *testing.T) {
 	used := s.name("used:1", s.image(map[string]string{"a": ""})).Target.Digest.String()
 	s.name("free:1", s.image(nil))
 	s.name("free:2", s.image(nil))
-	s.Users = func(target string) []string {
-		if target == used {
-			return []string{"c"}
-		}
-		return nil
-	}
+	s.Records = func() []runner.Record { return []runner.Record{{ID: "c", ImageID: used}} }
 	report, err := s.prunes(`{"dangling":["false"]}`)
 	if err != nil || fmt.Sprint(s.names()) != "[used:1]" {
 		t.Errorf("left are %v, %v", s.names(), err)
@@ -200,10 +205,10 @@ func (s shelf) inspects(name string) (image.InspectResponse, error) {
 	return out, err
 }
 
-// An image has the digests that registries have of it, and no others.
+// An image has the digests that registries have of it, and no others: one whose layers are no bytes yet has none.
 func TestRepoDigestsAreThoseOfRegistries(t *testing.T) {
 	s := newShelf(t)
-	target, theirs := s.image(nil), digest.FromString("what the registry got")
+	target, theirs := s.built(), digest.FromString("what the registry got")
 	s.name("app:1", target)
 	s.name("app:2", target)
 	if got, err := s.inspects("app:1"); err != nil || len(got.RepoDigests) != 0 || len(got.RepoTags) != 2 {
@@ -251,11 +256,10 @@ func TestRemove(t *testing.T) {
 			if err := s.Store.SetPushed(t.Context(), target.Digest, pushed.Digest); err != nil {
 				t.Fatal(err)
 			}
-			s.Users = func(d string) []string {
-				if c.used && d == target.Digest.String() {
-					return []string{"0123456789abcdef"}
+			if c.used {
+				s.Records = func() []runner.Record {
+					return []runner.Record{{ID: "0123456789abcdef", ImageID: target.Digest.String()}}
 				}
-				return nil
 			}
 			name := strings.NewReplacer("ID", target.Digest.Encoded()[:12], "DIGEST", target.Digest.String(), "PUSHED",
 				pushed.Digest.String()).
@@ -276,7 +280,9 @@ func TestRemove(t *testing.T) {
 func TestRemovedNameOfAUsedImage(t *testing.T) {
 	s := newShelf(t)
 	rec := s.name("app:1", s.image(nil))
-	s.Users = func(string) []string { return []string{"0123456789abcdef"} }
+	s.Records = func() []runner.Record {
+		return []runner.Record{{ID: "0123456789abcdef", ImageID: rec.Target.Digest.String()}}
+	}
 	remove := func(url string) error {
 		return s.remove(httptest.NewRecorder(), httptest.NewRequestWithContext(t.Context(), "DELETE", url, nil), "app:1")
 	}
@@ -292,7 +298,7 @@ func TestRemovedNameOfAUsedImage(t *testing.T) {
 	if report, err := s.prunes(`{"dangling":["true"]}`); err != nil || len(report.ImagesDeleted) != 0 || len(s.names()) != 1 {
 		t.Errorf("pruned %v, %v", report.ImagesDeleted, err)
 	}
-	s.Users = func(string) []string { return nil }
+	s.Records = func() []runner.Record { return nil }
 	if report, err := s.prunes(``); err != nil || len(report.ImagesDeleted) != 1 || len(s.names()) != 0 {
 		t.Errorf("pruned %v, %v", report.ImagesDeleted, err)
 	}

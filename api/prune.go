@@ -3,103 +3,144 @@ package api
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"net/http"
-	"time"
+	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
 	"github.com/moby/moby/api/types/image"
+	"github.com/opencontainers/go-digest"
 
 	"github.com/gantry-build/gantry/cache"
-	"github.com/gantry-build/gantry/internal/fault"
+	"github.com/gantry-build/gantry/runner"
 )
 
-// pruning says which images go.
-type pruning struct {
-	all    bool      // also those that have names
-	until  time.Time // only those that were made before; zero: all
-	labels filters
-}
-
-func pruningOf(r *http.Request) (p pruning, err error) {
+func (i *Images) prune(w http.ResponseWriter, r *http.Request) error {
 	f, err := parseFilters(r)
 	if err != nil {
-		return p, err
+		return err
 	}
 	if err := f.only("dangling", "label", "label!", "until"); err != nil {
-		return p, err
+		return err
 	}
-	for _, v := range f.values("dangling") {
-		switch v {
-		case "false", "0":
-			p.all = true
-		case "true", "1":
-		default:
-			return p, fault.Invalid("invalid filter 'dangling=%s': want true or false", v)
-		}
-	}
-	p.labels = f
-	p.until, err = untilOf(f)
-	return p, err
-}
-
-// takes tells whether a record goes; platforms are the image's.
-func (p pruning) takes(rec images.Image, platforms []*cache.Image) bool {
-	if !p.all && !cache.IsDangling(rec.Name) || !p.until.IsZero() && !rec.CreatedAt.Before(p.until) {
-		return false
-	}
-	wanted, unwanted := !p.labels.any("label"), false
-	for _, img := range platforms {
-		labels := img.Config.Config.Labels
-		wanted = wanted || p.labels.labels("label", labels)
-		unwanted = unwanted || p.labels.any("label!") && p.labels.labels("label!", labels)
-	}
-	return wanted && !unwanted
-}
-
-func (i *Images) prune(w http.ResponseWriter, r *http.Request) error {
-	ctx := cache.WithNamespace(r.Context())
-	p, err := pruningOf(r)
+	report, err := i.pruneBy(cache.WithNamespace(r.Context()), f)
 	if err != nil {
 		return err
 	}
-	records, err := i.Store.Client.ImageService().List(ctx)
-	if err != nil {
-		return err
-	}
-	names := map[string]int{} // of each image, by its ID
-	for _, rec := range records {
-		names[rec.Target.Digest.String()]++
-	}
-	report := image.PruneReport{ImagesDeleted: []image.DeleteResponse{}}
-	for _, rec := range records {
-		id := rec.Target.Digest.String()
-		platforms := i.platforms(ctx, rec)
-		if len(i.Users(id)) > 0 || !p.takes(rec, platforms) {
-			continue
-		}
-		var size uint64
-		for _, img := range platforms {
-			content, unpacked := i.Store.Size(ctx, img)
-			size += uint64(content + unpacked)
-		}
-		if err := i.Store.Unname(ctx, rec, false); err != nil {
-			return err
-		}
-		report.ImagesDeleted = append(report.ImagesDeleted, untagged(rec)...)
-		if names[id]--; names[id] == 0 {
-			report.ImagesDeleted = append(report.ImagesDeleted, image.DeleteResponse{Deleted: id})
-			report.SpaceReclaimed += size
-		}
-	}
+	i.Publish(runner.Event{Type: "image", Action: "prune", Attributes: map[string]string{
+		"reclaimed": strconv.FormatUint(report.SpaceReclaimed, 10),
+	}})
 	return writeJSON(w, http.StatusOK, report)
 }
 
+func (i *Images) pruneBy(ctx context.Context, f filters) (image.PruneReport, error) {
+	report := image.PruneReport{ImagesDeleted: []image.DeleteResponse{}}
+	gone, err := i.unused(ctx, f)
+	if err != nil {
+		return report, err
+	}
+	var held []holdings
+	manifests := map[string]bool{}
+	for _, rec := range gone {
+		h := holdings{rec.Target.Digest.String(): rec.Target.Size}
+		manifests[rec.Target.Digest.String()] = true
+		for _, p := range i.parts(ctx, rec, nil) {
+			h.add(p.held)
+			manifests[p.ID] = true
+		}
+		held = append(held, h)
+	}
+	for n, rec := range gone {
+		if err := i.Store.Unname(ctx, rec, false); err != nil {
+			return report, err
+		}
+		if u := untagged(rec); len(u) > 0 {
+			report.ImagesDeleted = append(report.ImagesDeleted, u...)
+			i.tell("untag", rec.Target.Digest, rec.Name)
+		}
+		id := rec.Target.Digest.String()
+		same, err := i.Store.Client.ImageService().List(ctx, "target.digest=="+id)
+		if err != nil {
+			return report, err
+		}
+		if len(same) == 0 {
+			i.tell("delete", rec.Target.Digest, id)
+		}
+		for _, k := range slices.Sorted(maps.Keys(held[n])) {
+			gone := !i.exists(ctx, k)
+			if gone {
+				report.SpaceReclaimed += uint64(held[n][k])
+			}
+			if manifests[k] && (gone || k == id && len(same) == 0) { // a build may hold its blobs
+				report.ImagesDeleted = append(report.ImagesDeleted, image.DeleteResponse{Deleted: k})
+			}
+		}
+	}
+	return report, nil
+}
+
+// unused lists the names that a prune takes away, in order: none that a container was given, and not the last one of
+// an image that a container has by its ID or digest.
+func (i *Images) unused(ctx context.Context, f filters) ([]images.Image, error) {
+	danglingOnly := true
+	all, err := f.boolean("dangling")
+	if err != nil {
+		return nil, err
+	}
+	if all != nil {
+		danglingOnly = *all
+	}
+	rest := maps.Clone(f)
+	delete(rest, "dangling")
+	filter, err := i.imageFilterOf(ctx, rest)
+	if err != nil {
+		return nil, err
+	}
+	records, err := i.Store.Client.ImageService().List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	slices.SortFunc(records, func(a, b images.Image) int { return strings.Compare(a.Name, b.Name) })
+	left := map[string]int{} // names of each image
+	for _, rec := range records {
+		left[rec.Target.Digest.String()]++
+	}
+	containers := i.Records()
+	var gone []images.Image
+	for _, rec := range records {
+		id := rec.Target.Digest.String()
+		if danglingOnly && !cache.IsDangling(rec.Name) || !filter.takes(rec, func() []*cache.Image { return i.platforms(ctx, rec) }) {
+			continue
+		}
+		using := users(containers, id)
+		if left[id] == 1 && len(using) > 0 || slices.ContainsFunc(using, func(c runner.Record) bool { return c.NamesImage(rec.Name) }) {
+			continue
+		}
+		left[id]--
+		gone = append(gone, rec)
+	}
+	return gone, nil
+}
+
+// exists tells whether a blob or snapshot of an image's holdings is still there.
+func (i *Images) exists(ctx context.Context, key string) bool {
+	if _, err := i.Store.Client.ContentStore().Info(ctx, digest.Digest(key)); !errdefs.IsNotFound(err) {
+		return true
+	}
+	_, err := i.Store.Client.SnapshotService(cache.Snapshotter).Stat(ctx, key)
+	return !errdefs.IsNotFound(err)
+}
+
 func untagged(rec images.Image) []image.DeleteResponse {
-	tags, _ := names([]images.Image{rec})
-	if len(tags) == 0 {
+	named, err := reference.ParseNormalizedNamed(rec.Name)
+	if err != nil || cache.IsDangling(rec.Name) {
 		return nil
 	}
-	return []image.DeleteResponse{{Untagged: tags[0]}}
+	return []image.DeleteResponse{{Untagged: reference.FamiliarString(named)}}
 }
 
 // platforms are those of an image that can be read. The rest is said in the log: one broken blob hides

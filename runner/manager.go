@@ -256,17 +256,6 @@ func (m *Manager) Emulated() []string {
 // Dir is where a container's files are: resolv.conf, hostname, hosts, and <id>-json.log.
 func (m *Manager) Dir(id string) string { return filepath.Join(m.containersDir(), id) }
 
-// Users names the containers that were made from the image with this digest, or have it mounted.
-func (m *Manager) Users(target string) []string {
-	var ids []string
-	for _, r := range m.List() {
-		if r.ImageID == target || slices.ContainsFunc(r.Mounts, func(p volume.MountPoint) bool { return p.ImageID == target }) {
-			ids = append(ids, r.ID)
-		}
-	}
-	return ids
-}
-
 // background runs f in a goroutine that Close waits for. It is false when the manager is closing.
 func (m *Manager) background(f func()) bool {
 	m.mu.RLock() // not between Close's stop and its wait

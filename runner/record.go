@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
+	"github.com/distribution/reference"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/gantry-build/gantry/runner/network"
@@ -39,6 +41,26 @@ type Record struct {
 
 	RestartCount    int  `json:",omitempty"` // by policy, since the last start by hand
 	ManuallyStopped bool `json:",omitempty"`
+}
+
+// Uses tells whether the container was made from the image with this digest, or has it mounted.
+func (r Record) Uses(image string) bool {
+	return r.ImageID == image || slices.ContainsFunc(r.Mounts, func(p volume.MountPoint) bool { return p.ImageID == image })
+}
+
+// NamesImage tells whether the container was made from its image by this full name, with a digest besides or without.
+func (r Record) NamesImage(name string) bool {
+	ref, err := reference.ParseNormalizedNamed(r.Config.Image)
+	if err != nil {
+		return false
+	}
+	ref = reference.TagNameOnly(ref)
+	if tagged, ok := ref.(reference.Tagged); ok {
+		if with, err := reference.WithTag(reference.TrimNamed(ref), tagged.Tag()); err == nil && with.String() == name {
+			return true
+		}
+	}
+	return ref.String() == name
 }
 
 // State is a container's state. Running includes paused and, as in Docker, waiting for a restart.

@@ -262,7 +262,8 @@ func (d *daemon) closeNetwork() {
 func (d *daemon) listen(trusted *trust.Store) error {
 	mover := &transfer.Mover{Store: d.store, Hosts: trusted.Hosts}
 	images := &api.Images{
-		Store: d.store, Mover: mover, Login: mover.Login, Users: d.runner.Users, Containers: d.runner, Change: frontend.Change,
+		Store: d.store, Mover: mover, Login: mover.Login, Records: d.runner.List, Publish: d.runner.Publish,
+		Containers: d.runner, Change: frontend.Change,
 	}
 	build := api.NewBuild(d.solver.Sessions, d.solver.Server)
 	build.Pruned = d.runner.Publish
