@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"sync"
 
 	"github.com/moby/buildkit/session"
 	"google.golang.org/grpc"
@@ -21,13 +22,17 @@ type Build struct {
 	grpc     *grpc.Server
 	conns    *handoff // connections that speak gRPC from now on
 
+	mu      sync.Mutex
+	running map[string]context.CancelFunc // builds of version 2, by the ID that the client gave
+
 	// Pruned is told that records of the cache are gone; may be nil.
 	Pruned func(runner.Event)
 }
 
 // NewBuild returns the endpoints over the builder's sessions and its API.
 func NewBuild(sessions *session.Manager, server *grpc.Server) *Build {
-	return &Build{sessions: sessions, grpc: server, conns: newHandoff(&net.UnixAddr{Name: "grpc", Net: "unix"})}
+	return &Build{sessions: sessions, grpc: server, conns: newHandoff(&net.UnixAddr{Name: "grpc", Net: "unix"}),
+		running: map[string]context.CancelFunc{}}
 }
 
 // Routes adds POST /session (a client's session) and POST /grpc (BuildKit's API), each of which
@@ -37,6 +42,7 @@ func (b *Build) Routes(r *Router) {
 	r.Handle(http.MethodPost, "/grpc", b.upgradeToGRPC)
 	r.Handle(http.MethodPost, "/build/prune", b.prune)
 	r.Handle(http.MethodPost, "/build", b.classic)
+	r.Handle(http.MethodPost, "/build/cancel", b.cancel)
 }
 
 func (b *Build) session(w http.ResponseWriter, r *http.Request) error {

@@ -32,11 +32,11 @@ import (
 )
 
 // classic answers POST /build: what SDKs, test libraries and old clients ask, a context as a tar and options in the query.
-// The build is BuildKit's; its progress is told in the classic builder's words. Version 2, in which the client has a
-// session, is what `docker build` did before buildx: its clients use POST /grpc.
+// The build is BuildKit's; its progress is told in the classic builder's words, or in BuildKit's for version 2.
 func (b *Build) classic(w http.ResponseWriter, r *http.Request) error {
-	if v := r.URL.Query().Get("version"); v != "" && v != "1" {
-		return fault.Invalid("version %q of the builder is not served at /build: use buildx", v)
+	version := r.URL.Query().Get("version")
+	if version != "" && version != "1" && version != "2" {
+		return fault.Invalid("invalid version %q of the builder: it is 1 or 2", version)
 	}
 	o, tags, err := classicOptions(r)
 	if err != nil {
@@ -47,7 +47,7 @@ func (b *Build) classic(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	if _, remote := o.FrontendAttrs["context"]; !remote {
+	if _, remote := o.FrontendAttrs["context"]; !remote && !fromSession(r) {
 		if err := unpackContext(dir, r.Body); err != nil {
 			return err
 		}
@@ -55,6 +55,20 @@ func (b *Build) classic(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 	}
+	if version == "2" {
+		return b.traced(w, r, o)
+	}
+	return b.told(w, r, o, tags)
+}
+
+// fromSession says whether the context is in the client's session.
+func fromSession(r *http.Request) bool {
+	q := r.URL.Query()
+	return q.Get("remote") == "client-session" && q.Get("session") != "" && q.Get("version") == "2"
+}
+
+// told solves and answers in the classic builder's words.
+func (b *Build) told(w http.ResponseWriter, r *http.Request, o *client.SolveOpt, tags []string) error {
 	bk, err := b.dial(r.Context())
 	if err != nil {
 		return err
@@ -81,12 +95,9 @@ func (b *Build) classic(w http.ResponseWriter, r *http.Request) error {
 		out.send(jsonstream.Message{Stream: id + "\n"})
 		return nil
 	}
-	aux, err := json.Marshal(map[string]string{"ID": id})
-	if err != nil {
+	if err := out.aux("", map[string]string{"ID": id}); err != nil {
 		return out.fail(err)
 	}
-	raw := json.RawMessage(aux)
-	out.send(jsonstream.Message{Aux: &raw})
 	if d, err := digest.Parse(id); err == nil {
 		out.send(jsonstream.Message{Stream: "Successfully built " + d.Encoded()[:12] + "\n"})
 	}
@@ -163,9 +174,9 @@ func classicOptions(r *http.Request) (*client.SolveOpt, []string, error) {
 		}
 	}
 	switch remote := q.Get("remote"); {
-	case remote == "":
+	case remote == "", fromSession(r):
 	case remote == "client-session":
-		return nil, nil, fault.Invalid("remote=client-session needs a session: use buildx")
+		return nil, nil, fault.Invalid("remote=client-session needs version=2 and a session")
 	default:
 		attrs["context"] = remote
 	}

@@ -98,9 +98,8 @@ func (i *Images) describe(
 	if err := json.Unmarshal(pick.img.RawConfig, &cfg); err != nil {
 		return out, err
 	}
-	p := pick.img.Platform
 	out.Author, out.Config, out.Size = cfg.Author, &cfg.Config, pick.Size.Total
-	out.Architecture, out.Variant, out.Os, out.OsVersion = p.Architecture, p.Variant, p.OS, p.OSVersion
+	out.Architecture, out.Variant, out.Os, out.OsVersion = cfg.Architecture, cfg.Variant, cfg.OS, cfg.OSVersion // as it is written
 	out.RootFS.Type = cfg.RootFS.Type
 	if cfg.Created != nil {
 		out.Created = cfg.Created.Format(time.RFC3339Nano)

@@ -60,7 +60,7 @@ func (i *Images) pruneBy(ctx context.Context, f filters) (image.PruneReport, err
 		}
 		if u := untagged(rec); len(u) > 0 {
 			report.ImagesDeleted = append(report.ImagesDeleted, u...)
-			i.tell("untag", rec.Target.Digest, rec.Name)
+			i.tell(ctx, "untag", rec.Target, rec.Name)
 		}
 		id := rec.Target.Digest.String()
 		same, err := i.Store.Client.ImageService().List(ctx, "target.digest=="+id)
@@ -68,7 +68,7 @@ func (i *Images) pruneBy(ctx context.Context, f filters) (image.PruneReport, err
 			return report, err
 		}
 		if len(same) == 0 {
-			i.tell("delete", rec.Target.Digest, id)
+			i.tell(ctx, "delete", rec.Target, id)
 		}
 		for _, k := range slices.Sorted(maps.Keys(held[n])) {
 			gone := !i.exists(ctx, k)

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -34,7 +35,7 @@ func (i *Images) tag(w http.ResponseWriter, r *http.Request, name string) error 
 	if err := i.Store.Name(ctx, target, rec.Target); err != nil {
 		return err
 	}
-	i.tell("tag", rec.Target.Digest, target)
+	i.tell(ctx, "tag", rec.Target, target)
 	w.WriteHeader(http.StatusCreated)
 	return nil
 }
@@ -79,14 +80,20 @@ func fullName(repo, tag string) (string, error) {
 	return reference.TagNameOnly(named).String(), nil
 }
 
-// tell publishes what was done to an image, by the name or ID that it was done with.
-func (i *Images) tell(action string, id digest.Digest, name string) {
+// tell publishes what was done to an image, by the name or ID that it was done with, and its labels if it is still here.
+func (i *Images) tell(ctx context.Context, action string, target ocispec.Descriptor, name string) {
+	attributes := map[string]string{}
+	all, _ := i.Store.Manifests(ctx, images.Image{Name: name, Target: target})
+	if img := preferred(all); img != nil && action != "untag" {
+		maps.Copy(attributes, img.Config.Config.Labels)
+	}
 	if named, err := reference.ParseNormalizedNamed(name); err == nil && !cache.IsDangling(name) {
 		name = reference.FamiliarString(named)
 	} else if cache.IsDangling(name) {
-		name = id.String()
+		name = target.Digest.String()
 	}
-	i.Publish(runner.Event{Type: "image", Action: action, ID: id.String(), Attributes: map[string]string{"name": name}})
+	attributes["name"] = name
+	i.Publish(runner.Event{Type: "image", Action: action, ID: target.Digest.String(), Attributes: attributes})
 }
 
 func (i *Images) remove(w http.ResponseWriter, r *http.Request, name string) error {
@@ -127,12 +134,12 @@ func (i *Images) remove(w http.ResponseWriter, r *http.Request, name string) err
 		}
 		if u := untagged(g); len(u) > 0 {
 			out = append(out, u...)
-			i.tell("untag", id, g.Name)
+			i.tell(ctx, "untag", rec.Target, g.Name)
 		}
 	}
 	if last && !keep {
 		out = append(out, image.DeleteResponse{Deleted: id.String()})
-		i.tell("delete", id, id.String())
+		i.tell(ctx, "delete", rec.Target, id.String())
 	}
 	return writeJSON(w, http.StatusOK, out)
 }

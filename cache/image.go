@@ -36,7 +36,7 @@ type Image struct {
 	Platform   ocispec.Platform // normalised
 	Config     ocispec.Image
 	RawConfig  []byte // the config blob, with Docker's own fields (Healthcheck, Shell, OnBuild)
-	Snapshot   string // the committed snapshot that a container's root file system is prepared from
+	Snapshot   string // the committed snapshot that a container's root file system is prepared from; "": it is empty
 }
 
 // Open finds a local image and makes the chosen platform's root file system ready, unpacking layers
@@ -164,7 +164,7 @@ func (s *Store) rootfs(ctx context.Context, record images.Image, img *Image) (st
 	}
 	diffs := img.Config.RootFS.DiffIDs
 	if len(diffs) == 0 {
-		return "", fmt.Errorf("image %s has no layers, so there is nothing to run: %w", familiar(record.Name), errdefs.ErrInvalidArgument)
+		return "", nil // a container of it begins with an empty root file system
 	}
 	chain := identity.ChainID(diffs).String()
 	if _, err := sn.Stat(ctx, chain); err == nil {

@@ -27,6 +27,9 @@ func Change(cfg *dockerspec.DockerOCIImageConfig, lines []string) error {
 	for _, node := range parsed.AST.Children {
 		cmd, err := instructions.ParseInstruction(node)
 		if err == nil {
+			err = expand(cfg, cmd)
+		}
+		if err == nil {
 			err = change(cfg, cmd)
 		}
 		if err != nil {
@@ -34,6 +37,20 @@ func Change(cfg *dockerspec.DockerOCIImageConfig, lines []string) error {
 		}
 	}
 	return nil
+}
+
+// expand puts the values of the configuration's environment where a line has variables, and takes quotes away, in the
+// lines and words where a Dockerfile does.
+func expand(cfg *dockerspec.DockerOCIImageConfig, cmd any) error {
+	c, ok := cmd.(instructions.SupportsSingleWordExpansion)
+	if !ok {
+		return nil
+	}
+	env := shell.EnvsFromSlice(cfg.Env)
+	return c.Expand(func(word string) (string, error) {
+		out, _, err := shell.NewLex('\\').ProcessWord(word, env)
+		return out, err
+	})
 }
 
 func change(cfg *dockerspec.DockerOCIImageConfig, cmd any) error {
@@ -44,12 +61,12 @@ func change(cfg *dockerspec.DockerOCIImageConfig, cmd any) error {
 		cfg.Entrypoint = command(cfg, c.ShellDependantCmdLine)
 	case *instructions.EnvCommand:
 		for _, e := range c.Env {
-			cfg.Env = setEnv(cfg.Env, e.Key, unquoted(e.Value))
+			cfg.Env = setEnv(cfg.Env, e.Key, e.Value)
 		}
 	case *instructions.LabelCommand:
 		cfg.Labels = cloned(cfg.Labels)
 		for _, l := range c.Labels {
-			cfg.Labels[unquoted(l.Key)] = unquoted(l.Value)
+			cfg.Labels[l.Key] = l.Value
 		}
 	case *instructions.ExposeCommand:
 		cfg.ExposedPorts = cloned(cfg.ExposedPorts)
@@ -92,15 +109,6 @@ func command(cfg *dockerspec.DockerOCIImageConfig, line instructions.ShellDepend
 		sh = []string{"/bin/sh", "-c"}
 	}
 	return append(append([]string{}, sh...), strings.Join(line.CmdLine, " "))
-}
-
-// unquoted is a word without its quotes; variables have no meaning here.
-func unquoted(word string) string {
-	out, _, err := shell.NewLex('\\').ProcessWord(word, shell.EnvsFromSlice(nil))
-	if err != nil {
-		return word
-	}
-	return out
 }
 
 func setEnv(env []string, key, value string) []string {

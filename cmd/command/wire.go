@@ -10,9 +10,11 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/distribution/reference"
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/cmd/buildkitd/config"
 	"github.com/moby/buildkit/exporter"
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 
@@ -162,11 +164,24 @@ func (d *daemon) openSolver(ctx context.Context, cfg *config.Config, runc string
 			}
 			return image.New(image.Options{
 				Stock: e.Stock, Store: d.store, Content: e.Content, Leases: e.Leases, Sessions: e.Sessions,
-				Hosts: trusted.Hosts,
+				Hosts: trusted.Hosts, Made: d.made,
 			})
 		},
 	})
 	return err
+}
+
+// made publishes that a build has made an image, and what it is called. The runner is there before anyone can build.
+func (d *daemon) made(id digest.Digest, names []string) {
+	tell := func(action, name string) {
+		d.runner.Publish(runner.Event{Type: "image", Action: action, ID: id.String(), Attributes: map[string]string{"name": name}})
+	}
+	tell("create", id.String())
+	for _, n := range names {
+		if named, err := reference.ParseNormalizedNamed(n); err == nil && !cache.IsDangling(n) {
+			tell("tag", reference.FamiliarString(named))
+		}
+	}
 }
 
 // listSoftware makes the SBOM of a build's result, or of a stage or the context that it was made of.

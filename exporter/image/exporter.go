@@ -53,6 +53,8 @@ type Options struct {
 
 	Sessions *session.Manager // from which a push has its credentials
 	Hosts    docker.RegistryHosts
+
+	Made func(id digest.Digest, names []string) // is told of each image that is in the store now; may be nil
 }
 
 // OptKeySquash is the attribute that asks for one layer in place of all that the build adds to its
@@ -278,6 +280,9 @@ func (e *instance) record(ctx context.Context, names string, target ocispec.Desc
 		if err := done(e.o.Store.Name(ctx, recorded(name, target), target)); err != nil {
 			return err
 		}
+	}
+	if e.o.Made != nil {
+		e.o.Made(target.Digest, split(names))
 	}
 	return nil
 }

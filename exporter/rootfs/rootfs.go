@@ -29,7 +29,7 @@ import (
 
 // Options describe the image to make.
 type Options struct {
-	Name     string // full name, docker.io/library/debian:bookworm-slim
+	Name     string // full name, docker.io/library/debian:bookworm-slim; none: the image is known by its ID only
 	Platform ocispec.Platform
 	Message  string // the comment in the image's history
 	Config   dockerspec.DockerOCIImageConfig
@@ -37,7 +37,8 @@ type Options struct {
 
 // Import reads a tar (plain, gzip, bzip2, xz or zstd) to its end and records it as platform o.Platform of the
 // image o.Name; other platforms of that name stay. The same tar gives the same digests at any time:
-// the image is as old as its newest file. Input that is no tar, or ends early, leaves nothing behind.
+// the image is as old as its newest file. Input that is no tar, or ends early, leaves nothing behind; as with Docker,
+// none at all is an archive without files.
 func Import(ctx context.Context, store *cache.Store, r io.Reader, o Options) (ocispec.Descriptor, error) {
 	ctx = cache.WithNamespace(ctx)
 	o.Platform = platforms.Normalize(o.Platform)
@@ -56,6 +57,12 @@ func Import(ctx context.Context, store *cache.Store, r io.Reader, o Options) (oc
 		return ocispec.Descriptor{}, err
 	}
 	var target ocispec.Descriptor
+	if o.Name == "" {
+		if target, err = im.index(ctx, images.Image{}, manifest); err != nil {
+			return target, err
+		}
+		return target, store.Name(ctx, cache.Dangling(target.Digest), target)
+	}
 	err = store.Rename(ctx, o.Name, func(old images.Image) (ocispec.Descriptor, error) {
 		target, err = im.index(ctx, old, manifest)
 		return target, err
@@ -98,9 +105,6 @@ func copyTar(w io.Writer, r io.Reader) (newest time.Time, err error) {
 		if h.ModTime.After(newest) {
 			newest = h.ModTime
 		}
-	}
-	if files == 0 {
-		return newest, fmt.Errorf("input is an empty tar archive, or none: %w", errdefs.ErrInvalidArgument)
 	}
 	_, err = io.Copy(io.Discard, through) // the padding belongs to the layer's digest
 	return newest, err

@@ -101,7 +101,7 @@ func TestBadArchivesLeaveNothing(t *testing.T) {
 	s := cachetest.Start(t)
 	whole := archive(t, strings.Repeat("x", 5000))
 	for what, data := range map[string][]byte{
-		"nothing": nil, "zeros": make([]byte, 1024), "no tar": []byte(strings.Repeat("no tar ", 200)), "half": whole[:2000],
+		"no tar": []byte(strings.Repeat("no tar ", 200)), "half": whole[:2000],
 		"half a gzip": {0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3, 1},
 	} {
 		if d, err := Import(t.Context(), s, bytes.NewReader(data), options("linux/amd64")); err == nil {

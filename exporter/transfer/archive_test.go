@@ -152,26 +152,26 @@ func TestPushAndPull(t *testing.T) {
 	from, top := stocked(t, name)
 	plain := docker.ConfigureDefaultRegistries(docker.WithPlainHTTP(docker.MatchAllHosts))
 	from.Hosts = plain
-	pushed, err := from.Push(t.Context(), name, nil, Credentials{}, func(string, string) {})
+	pushed, err := from.Push(t.Context(), name, nil, Credentials{}, nil)
 	if err != nil || pushed.Digest != top.Digest {
 		t.Fatalf("pushed %s, %v; want %s", pushed.Digest, err, top.Digest)
 	}
 	to := &Mover{Store: cachetest.Start(t), Hosts: plain}
 	for _, platform := range all {
 		p := platforms.MustParse(platform)
-		got, newer, err := to.Pull(t.Context(), name, &p, Credentials{}, func(string, string) {})
+		got, newer, err := to.Pull(t.Context(), name, &p, Credentials{}, nil)
 		if err != nil || got.Digest != top.Digest || newer != (platform == all[0]) {
 			t.Fatalf("pulled %s, new: %v, %v", got.Digest, newer, err)
 		}
 	}
 	opens(t, to.Store, name)
 	arm := platforms.MustParse("linux/arm64")
-	if _, err := from.Push(t.Context(), name, &arm, Credentials{}, func(string, string) {}); err == nil ||
+	if _, err := from.Push(t.Context(), name, &arm, Credentials{}, nil); err == nil ||
 		!strings.Contains(err.Error(), "linux/arm64") {
 		t.Errorf("a platform that is not there: %v", err)
 	}
 	hub.Close()
-	_, err = from.Push(t.Context(), name, nil, Credentials{}, func(string, string) {})
+	_, err = from.Push(t.Context(), name, nil, Credentials{}, nil)
 	if err == nil || !strings.Contains(err.Error(), "registry "+host+": nothing listens there") ||
 		!strings.Contains(err.Error(), "connection refused") {
 		t.Errorf("a registry that is gone: %v", err)

@@ -3,6 +3,7 @@ package transfer
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/errdefs"
@@ -37,11 +38,13 @@ func (m *Mover) Pull(
 	if err != nil && !errdefs.IsNotFound(err) {
 		return target, false, err
 	}
+	w := watch(ctx, told, arriving(m.Store.Client.ContentStore(), time.Now()))
 	img, err := m.Store.Client.Fetch(ctx, name,
 		client.WithResolver(m.resolver(c)),
 		client.WithPlatformMatcher(match),
-		client.WithImageHandler(watch(told, "Pulling fs layer")),
+		client.WithImageHandler(w.handler("Pulling fs layer")),
 	)
+	w.stop()
 	if err != nil {
 		return target, false, fmt.Errorf("pulling %s: %w", name, trust.Explain(hostOf(name), err))
 	}
@@ -52,5 +55,6 @@ func (m *Mover) Pull(
 	if err != nil {
 		return target, false, err
 	}
+	w.say("Pull complete", now.Layers)
 	return img.Target, now.Target.Digest != old.Target.Digest, nil
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
@@ -48,10 +49,13 @@ func (m *Mover) Push(ctx context.Context, name string, p *ocispec.Platform, c Cr
 	if err := m.complete(ctx, name, target); err != nil {
 		return ocispec.Descriptor{}, err
 	}
+	tracker := docker.NewInMemoryTracker()
+	w := watch(ctx, told, leaving(tracker))
 	err = m.Store.Client.Push(ctx, name, target,
-		client.WithResolver(m.resolver(c)),
-		client.WithImageHandler(watch(told, "Pushed")),
+		client.WithResolver(m.tracked(c, tracker)),
+		client.WithImageHandler(w.handler("Preparing")),
 	)
+	w.stop()
 	if err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("pushing %s: %w", name, trust.Explain(hostOf(name), err))
 	}

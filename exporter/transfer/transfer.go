@@ -3,14 +3,11 @@
 package transfer
 
 import (
-	"context"
 	"net/http"
 	"strings"
 
-	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/remotes"
 	"github.com/containerd/containerd/v2/core/remotes/docker"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/gantry-build/gantry/cache"
 )
@@ -21,9 +18,6 @@ type Credentials struct {
 	IdentityToken      string // an OAuth2 refresh token, instead of a password
 }
 
-// Progress is told of each blob. It is called from several goroutines at once.
-type Progress func(id, status string)
-
 // Mover pushes and pulls. It is safe for concurrent use.
 type Mover struct {
 	Store *cache.Store
@@ -32,31 +26,39 @@ type Mover struct {
 
 // resolver authenticates as c at the hosts that trust names.
 func (m *Mover) resolver(c Credentials) remotes.Resolver {
+	return m.tracked(c, docker.NewInMemoryTracker())
+}
+
+// tracked is resolver that notes in t what of an upload has arrived.
+func (m *Mover) tracked(c Credentials, t docker.StatusTracker) remotes.Resolver {
 	return docker.NewResolver(docker.ResolverOptions{
-		Hosts: func(host string) ([]docker.RegistryHost, error) {
-			hosts, err := m.Hosts(host)
-			if err != nil || len(hosts) == 0 {
-				return nil, err
-			}
-			own := hosts[len(hosts)-1].Host // its mirrors come before it, and are others
-			for i := range hosts {
-				client := hosts[i].Client
-				if client == nil {
-					client = http.DefaultClient
-				}
-				hosts[i].Authorizer = docker.NewDockerAuthorizer(
-					docker.WithAuthClient(client),
-					docker.WithAuthCreds(func(host string) (string, string, error) {
-						if host != own {
-							return "", "", nil
-						}
-						return c.pair()
-					}),
-				)
-			}
-			return hosts, nil
-		},
+		Hosts:   func(host string) ([]docker.RegistryHost, error) { return m.hosts(c, host) },
+		Tracker: t,
 	})
+}
+
+// hosts are where a registry's repositories can be, its mirrors before itself. Only itself is told who c is.
+func (m *Mover) hosts(c Credentials, registry string) ([]docker.RegistryHost, error) {
+	hosts, err := m.Hosts(registry)
+	if err != nil || len(hosts) == 0 {
+		return nil, err
+	}
+	own := hosts[len(hosts)-1].Host
+	for i := range hosts {
+		if hosts[i].Client == nil {
+			hosts[i].Client = http.DefaultClient
+		}
+		hosts[i].Authorizer = docker.NewDockerAuthorizer(
+			docker.WithAuthClient(hosts[i].Client),
+			docker.WithAuthCreds(func(host string) (string, string, error) {
+				if host != own {
+					return "", "", nil
+				}
+				return c.pair()
+			}),
+		)
+	}
+	return hosts, nil
 }
 
 // pair is how containerd's authorizer wants them: an empty name with a secret is a refresh token.
@@ -71,14 +73,4 @@ func (c Credentials) pair() (user, secret string, err error) {
 func hostOf(name string) string {
 	host, _, _ := strings.Cut(name, "/")
 	return host
-}
-
-// watch wraps a handler so that each layer and config that passes is told of.
-func watch(p Progress, status string) images.Handler {
-	return images.HandlerFunc(func(_ context.Context, d ocispec.Descriptor) ([]ocispec.Descriptor, error) {
-		if p != nil && (images.IsLayerType(d.MediaType) || images.IsConfigType(d.MediaType)) {
-			p(d.Digest.Encoded()[:12], status)
-		}
-		return nil, nil
-	})
 }
