@@ -42,6 +42,12 @@ func asOfItsTime(r *http.Request, body *container.CreateRequest, mac string) err
 	if before(r, "1.41") && h.CgroupnsMode.IsEmpty() && cgroupVersion() == "1" {
 		h.CgroupnsMode = container.CgroupnsModeHost
 	}
+	if before(r, "1.40") {
+		h.PidsLimit = nil
+		if h.IpcMode.IsEmpty() {
+			h.IpcMode = container.IPCModeShareable
+		}
+	}
 	if before(r, "1.43") {
 		h.Annotations = nil
 	}

@@ -79,7 +79,7 @@ func (b *Build) told(w http.ResponseWriter, r *http.Request, o *client.SolveOpt,
 	said := make(chan *client.SolveStatus)
 	var g errgroup.Group
 	g.Go(func() error {
-		tell := teller{out: out, quiet: quiet, begun: map[digest.Digest]bool{}}
+		tell := teller{out: out, quiet: quiet, begun: map[digest.Digest]bool{}, cached: map[digest.Digest]bool{}}
 		for s := range said {
 			tell.status(s)
 		}
@@ -300,9 +300,9 @@ func classicAuth(r *http.Request) (session.Attachable, error) {
 
 // teller says what a build does in the classic builder's words.
 type teller struct {
-	out   *progress
-	quiet bool
-	begun map[digest.Digest]bool
+	out           *progress
+	quiet         bool
+	begun, cached map[digest.Digest]bool
 }
 
 // aStep is the name of an instruction's vertex: [stage 2/3] RUN x.
@@ -314,12 +314,15 @@ func (t teller) status(s *client.SolveStatus) {
 	}
 	for _, v := range s.Vertexes {
 		step := aStep.FindStringSubmatch(v.Name)
-		if v.Started == nil || t.begun[v.Digest] || step == nil {
+		if v.Started == nil || step == nil {
 			continue
 		}
-		t.begun[v.Digest] = true
-		t.out.send(jsonstream.Message{Stream: fmt.Sprintf("Step %s/%s : %s\n", step[1], step[2], step[3])})
-		if v.Cached {
+		if !t.begun[v.Digest] {
+			t.begun[v.Digest] = true
+			t.out.send(jsonstream.Message{Stream: fmt.Sprintf("Step %s/%s : %s\n", step[1], step[2], step[3])})
+		}
+		if v.Cached && !t.cached[v.Digest] {
+			t.cached[v.Digest] = true
 			t.out.send(jsonstream.Message{Stream: " ---> Using cache\n"})
 		}
 	}

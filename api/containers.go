@@ -7,6 +7,7 @@ import (
 
 	"github.com/gantry-build/gantry/internal/fault"
 	"github.com/gantry-build/gantry/runner"
+	"github.com/gantry-build/gantry/runner/spec"
 )
 
 func registerContainers(r *Router, m *runner.Manager) {
@@ -35,6 +36,23 @@ func registerContainers(r *Router, m *runner.Manager) {
 	r.Handle(http.MethodDelete, "/containers/{id}", c.remove)
 }
 
+// registerLinked serves containers by the names that others have for them: /containers/WEB/DB/json is the one that WEB
+// calls DB by --link.
+func registerLinked(r *Router, m *runner.Manager) {
+	r.mux.HandleFunc("/containers/{id}/{alias}/{verb}", func(w http.ResponseWriter, req *http.Request) {
+		r.serve(w, req, func(w http.ResponseWriter, req *http.Request) error {
+			id, err := m.Linked(req.PathValue("id"), req.PathValue("alias"))
+			if err != nil {
+				return err
+			}
+			direct := req.Clone(req.Context())
+			direct.URL.Path, direct.URL.RawPath = "/containers/"+id+"/"+req.PathValue("verb"), ""
+			r.mux.ServeHTTP(w, direct)
+			return nil
+		})
+	})
+}
+
 // containersAPI serves containers over the runner.
 type containersAPI struct{ m *runner.Manager }
 
@@ -44,15 +62,24 @@ func noContent(w http.ResponseWriter) error {
 }
 
 func (c *containersAPI) start(w http.ResponseWriter, r *http.Request) error {
-	for _, q := range []string{"checkpoint", "checkpoint-dir"} {
-		if r.URL.Query().Get(q) != "" {
-			return fault.Invalid("%s is not supported", q)
-		}
+	if id := r.URL.Query().Get("checkpoint"); id != "" {
+		return checkpoint(id)
+	}
+	if r.URL.Query().Get("checkpoint-dir") != "" {
+		return fault.Invalid("custom checkpointdir is not supported")
 	}
 	if err := c.m.Start(r.Context(), r.PathValue("id")); err != nil {
 		return err
 	}
 	return noContent(w)
+}
+
+// checkpoint refuses what only an experimental daemon has, in Docker's words.
+func checkpoint(id string) error {
+	if !spec.ValidName(id) {
+		return fault.Invalid("invalid checkpoint ID %q: only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed", id)
+	}
+	return fault.Invalid("checkpoint is not supported: it needs CRIU and an experimental daemon")
 }
 
 func stopOptions(r *http.Request) (runner.StopOptions, error) {

@@ -2,25 +2,30 @@ package api
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"reflect"
 
+	"github.com/distribution/reference"
 	"github.com/moby/moby/api/types/container"
 
 	"github.com/gantry-build/gantry/internal/fault"
 	"github.com/gantry-build/gantry/runner"
+	"github.com/gantry-build/gantry/runner/spec"
 )
 
 // create makes a container. The runner's option types carry the API's JSON names, so a request is
 // translated by its JSON, and what has no counterpart is refused by name.
 func (c *containersAPI) create(w http.ResponseWriter, r *http.Request) error {
 	var body createBody
-	if err := readJSON(r, &body); err != nil {
-		return err
-	}
-	if r.ContentLength == 0 {
+	err := decodeJSON(r, &body)
+	if errors.Is(err, io.EOF) || err == nil && r.ContentLength == 0 {
 		return fault.Invalid("invalid JSON: EOF")
+	}
+	if err != nil {
+		return err
 	}
 	if n := body.NetworkingConfig; n != nil && len(n.EndpointsConfig) > 1 && before(r, "1.44") {
 		return fault.Invalid("Container cannot be created with multiple network endpoints")
@@ -58,6 +63,12 @@ func createRequest(body container.CreateRequest) (req runner.CreateRequest, err 
 	}
 	if body.Config.Image == "" {
 		return req, fault.Invalid("no image was given")
+	}
+	if _, err := reference.ParseAnyReference(body.Config.Image); err != nil {
+		return req, fault.Invalid("%v", err)
+	}
+	if err := spec.CheckEnv(body.Config.Env); err != nil {
+		return req, err
 	}
 	if err := translate("Config", body.Config, &req.Config); err != nil {
 		return req, err
@@ -104,9 +115,7 @@ func translate(name string, from, to any) error {
 func hint(field string) string {
 	flags := map[string]string{
 		"HostConfig.Init": "--init", "HostConfig.DeviceRequests": "--gpus",
-		"HostConfig.StorageOpt": "--storage-opt", "HostConfig.BlkioWeightDevice": "--blkio-weight-device",
-		"HostConfig.BlkioDeviceReadBps": "--device-read-bps", "HostConfig.BlkioDeviceWriteBps": "--device-write-bps",
-		"HostConfig.BlkioDeviceReadIOps": "--device-read-iops", "HostConfig.BlkioDeviceWriteIOps": "--device-write-iops",
+		"HostConfig.StorageOpt": "--storage-opt",
 	}
 	if f := flags[field]; f != "" {
 		return " (" + f + ")"

@@ -31,7 +31,7 @@ func (e *execAPI) create(w http.ResponseWriter, r *http.Request) error {
 		},
 		AttachStdin: body.AttachStdin, AttachStdout: body.AttachStdout, AttachStderr: body.AttachStderr, DetachKeys: body.DetachKeys,
 	}
-	if body.ConsoleSize != nil {
+	if body.ConsoleSize != nil && body.Tty && !before(r, "1.42") {
 		cfg.ConsoleSize = *body.ConsoleSize
 	}
 	if err := checkDetachKeys(cfg.DetachKeys); err != nil {
@@ -52,7 +52,7 @@ func (e *execAPI) start(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	var size [2]uint
-	if body.ConsoleSize != nil {
+	if body.ConsoleSize != nil && body.Tty && !before(r, "1.42") {
 		size = *body.ConsoleSize
 	}
 	id := r.PathValue("id")
@@ -72,7 +72,7 @@ func (e *execAPI) start(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	defer at.Close()
-	p, err := hijack(w, r, x.Config.Tty)
+	p, err := hijack(w, r, body.Tty) // as the client says: it is who takes the frames apart
 	if err != nil {
 		return err
 	}

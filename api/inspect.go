@@ -45,7 +45,7 @@ func (c *containersAPI) inspect(w http.ResponseWriter, r *http.Request) error {
 func inspection(rec runner.Record, dir string) (*container.InspectResponse, error) {
 	out := &container.InspectResponse{
 		ID: rec.ID, Created: rec.Created.Format(time.RFC3339Nano), Name: "/" + rec.Name,
-		State: state(rec.State), Image: rec.ImageID, ImageManifestDescriptor: &rec.Manifest,
+		State: state(rec.State), Image: rec.ImageID, ImageManifestDescriptor: manifestOf(rec),
 		ResolvConfPath: filepath.Join(dir, "resolv.conf"), HostnamePath: filepath.Join(dir, "hostname"),
 		HostsPath: filepath.Join(dir, "hosts"), RestartCount: rec.RestartCount,
 		Driver: "overlayfs", Platform: platforms.FormatAll(rec.Platform), Mounts: mountPoints(rec),

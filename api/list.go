@@ -13,6 +13,7 @@ import (
 	"github.com/docker/go-units"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/network"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/gantry-build/gantry/internal/fault"
 	"github.com/gantry-build/gantry/runner"
@@ -53,6 +54,12 @@ func (c *containersAPI) list(w http.ResponseWriter, r *http.Request) error {
 		}
 		s := summary(rec)
 		s.Names = append(s.Names, links[rec.ID]...)
+		if before(r, "1.52") {
+			s.Health = nil
+		}
+		if before(r, "1.48") {
+			s.ImageManifestDescriptor = nil
+		}
 		if flag(r, "size") {
 			s.SizeRw, s.SizeRootFs, _ = c.m.Size(r.Context(), rec.ID)
 		}
@@ -163,7 +170,7 @@ func healthOf(rec runner.Record) string {
 func summary(rec runner.Record) container.Summary {
 	s := container.Summary{
 		ID: rec.ID, Names: []string{"/" + rec.Name}, Image: rec.Config.Image, ImageID: rec.ImageID,
-		ImageManifestDescriptor: &rec.Manifest,
+		ImageManifestDescriptor: manifestOf(rec),
 		Command:                 strings.Join(rec.Config.Args(), " "), Created: rec.Created.Unix(),
 		Ports: portSummaries(rec), Labels: rec.Config.Labels,
 		State: container.ContainerState(rec.State.Status()), Status: statusText(rec.State, time.Now()),
@@ -179,6 +186,15 @@ func summary(rec runner.Record) container.Summary {
 		s.Health = &container.HealthSummary{Status: container.HealthStatus(h.Status), FailingStreak: h.FailingStreak}
 	}
 	return s
+}
+
+// manifestOf is the manifest that a container was made from, with its platform.
+func manifestOf(rec runner.Record) *ocispec.Descriptor {
+	d := rec.Manifest
+	if d.Platform == nil {
+		d.Platform = &rec.Platform
+	}
+	return &d
 }
 
 // statusText is the state in Docker's words.

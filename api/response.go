@@ -88,6 +88,15 @@ func writeBody(w http.ResponseWriter, v any) error {
 
 // readJSON decodes the request's body. An empty one leaves v as it is.
 func readJSON(r *http.Request, v any) error {
+	err := decodeJSON(r, v)
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	return err
+}
+
+// decodeJSON is readJSON that says by io.EOF that there is no body.
+func decodeJSON(r *http.Request, v any) error {
 	kind := r.Header.Get("Content-Type")
 	if r.ContentLength == 0 && kind == "" {
 		return nil
@@ -98,7 +107,7 @@ func readJSON(r *http.Request, v any) error {
 	d := json.NewDecoder(io.LimitReader(r.Body, 16<<20))
 	switch err := d.Decode(v); {
 	case errors.Is(err, io.EOF):
-		return nil
+		return io.EOF
 	case err != nil:
 		return fault.Invalid("invalid JSON: %v", err)
 	case d.More():

@@ -4,6 +4,7 @@
 package api
 
 import (
+	"cmp"
 	"log/slog"
 	"net/http"
 	"strconv"
@@ -21,16 +22,23 @@ const (
 	MaxVersion = "1.56"
 	// MinVersion is that of Docker 19.03; older clients get the fields of their time (age.go).
 	MinVersion = "1.40"
+	// FloorVersion is the oldest that Options.MinVersion can be: Docker 1.12's.
+	FloorVersion = "1.24"
 )
 
 // Options are what the API stands on.
 type Options struct {
 	Runner  *runner.Manager
-	Version string            // of gantry
-	Root    string            // data root
-	Images  func() int        // counts local images, for /info; may be nil
-	Log     *slog.Logger      // slog's default when nil
-	Extra   []func(r *Router) // further endpoints
+	Version string       // of gantry
+	Root    string       // data root
+	Images  func() int   // counts local images, for /info; may be nil
+	Log     *slog.Logger // slog's default when nil
+
+	// MinVersion is the oldest version of the API that is served, from FloorVersion on; MinVersion of this package when
+	// empty.
+	MinVersion string
+
+	Extra []func(r *Router) // further endpoints
 }
 
 // HandlerFunc answers a request. An error that it returns before it has written anything becomes the
@@ -42,6 +50,7 @@ type Router struct {
 	mux    *http.ServeMux
 	log    *slog.Logger
 	server string
+	min    string // the oldest version of the API
 }
 
 // Handle adds an endpoint. pattern is a path of net/http.ServeMux without method, host and version.
@@ -54,13 +63,15 @@ func New(o Options) http.Handler {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
-	r := &Router{mux: http.NewServeMux(), log: o.Log, server: "Gantry/" + o.Version + " (linux)"}
+	o.MinVersion = cmp.Or(o.MinVersion, MinVersion)
+	r := &Router{mux: http.NewServeMux(), log: o.Log, server: "Gantry/" + o.Version + " (linux)", min: o.MinVersion}
 	registerSystem(r, o)
 	registerPlugins(r)
 	registerEvents(r, o.Runner)
 	registerContainers(r, o.Runner)
 	registerVolumes(r, o.Runner)
 	registerNetworks(r, o.Runner)
+	registerLinked(r, o.Runner)
 	registerAttach(r, o.Runner)
 	registerExec(r, o.Runner)
 	for _, register := range o.Extra {
@@ -86,7 +97,7 @@ func (r *Router) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		r.mux.ServeHTTP(w, req)
 		return
 	}
-	if err := checkVersion(version); err != nil {
+	if err := r.checkVersion(version); err != nil {
 		r.serve(w, req, func(http.ResponseWriter, *http.Request) error { return err })
 		return
 	}
@@ -116,11 +127,11 @@ func number(s string) bool {
 	return err == nil
 }
 
-func checkVersion(v string) error {
+func (r *Router) checkVersion(v string) error {
 	switch {
-	case versions.LessThan(v, MinVersion):
+	case versions.LessThan(v, r.min):
 		return fault.Invalid("client version %s is too old. Minimum supported API version is %s, "+
-			"please upgrade your client to a newer version", v, MinVersion)
+			"please upgrade your client to a newer version", v, r.min)
 	case versions.GreaterThan(v, MaxVersion):
 		return fault.Invalid("client version %s is too new. Maximum supported API version is %s", v, MaxVersion)
 	}

@@ -44,12 +44,12 @@ func (s *systemAPI) version(w http.ResponseWriter, _ *http.Request) error {
 	return writeJSON(w, http.StatusOK, system.VersionResponse{
 		Platform:   system.PlatformInfo{Name: "Gantry"},
 		Version:    s.o.Version,
-		APIVersion: MaxVersion, MinAPIVersion: MinVersion,
+		APIVersion: MaxVersion, MinAPIVersion: s.o.MinVersion,
 		Os: runtime.GOOS, Arch: runtime.GOARCH, GoVersion: runtime.Version(), KernelVersion: kernel,
 		Components: []system.ComponentVersion{{
 			Name: "Engine", Version: s.o.Version,
 			Details: map[string]string{
-				"ApiVersion": MaxVersion, "MinAPIVersion": MinVersion, "Os": runtime.GOOS, "Arch": runtime.GOARCH,
+				"ApiVersion": MaxVersion, "MinAPIVersion": s.o.MinVersion, "Experimental": "false", "Os": runtime.GOOS, "Arch": runtime.GOARCH,
 				"GoVersion": runtime.Version(), "KernelVersion": kernel,
 			},
 		}},

@@ -24,6 +24,7 @@ import (
 	"github.com/gantry-build/gantry/internal/fault"
 	"github.com/gantry-build/gantry/qemu"
 	"github.com/gantry-build/gantry/runner/logs"
+	"github.com/gantry-build/gantry/runner/lookup"
 	"github.com/gantry-build/gantry/runner/spec"
 	"github.com/gantry-build/gantry/runner/volume"
 )
@@ -128,6 +129,18 @@ func (m *Manager) settle(rec *Record, networks []Attachment) (err error) {
 			return fault.Invalid("%v", err) // not a 404: docker run would pull the image
 		}
 		h.PidMode = "container:" + other.id
+	}
+	if spec.HasInit(*h) && m.o.Init == "" {
+		return errdefs.ErrUnavailable.WithMessage("--init: this gantry was built without the programs that it carries; build it with make")
+	}
+	if err := m.settleIPC(h); err != nil {
+		return err
+	}
+	if h.CgroupnsMode == "" {
+		h.CgroupnsMode = "host" // as with Docker
+		if lookup.Unified() {
+			h.CgroupnsMode = "private"
+		}
 	}
 	if h.PidsLimit != nil && *h.PidsLimit < 0 {
 		h.PidsLimit = new(int64) // none

@@ -92,6 +92,9 @@ func (m *Manager) free(ctx context.Context, c *container, r *run) {
 		}
 	}
 	m.disuseVolumes(c.record())
+	if err := m.unmountShm(c.id); err != nil {
+		m.log.Warn("a shared /dev/shm stays", "container", c.id, "error", err)
+	}
 	m.farewell(c.record())
 	if err := m.leave(ctx, c.record()); err != nil {
 		m.log.Warn("detaching a container's network", "container", c.id, "error", err)

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/moby/client/pkg/stringid"
 
 	"github.com/gantry-build/gantry/internal/fault"
@@ -219,6 +220,24 @@ func SplitLink(l string) (name, alias string) {
 		return name, name
 	}
 	return name, alias[strings.LastIndex(alias, "/")+1:]
+}
+
+// Linked is the ID of the container that another one calls alias by --link. errdefs.ErrNotFound when it has no such link.
+func (m *Manager) Linked(ref, alias string) (string, error) {
+	c, err := m.find(ref)
+	if err != nil {
+		return "", err
+	}
+	for _, l := range c.record().HostConfig.Links {
+		if name, as := SplitLink(l); as == alias {
+			to, err := m.find(name)
+			if err != nil {
+				return "", err
+			}
+			return to.id, nil
+		}
+	}
+	return "", errdefs.ErrNotFound.WithMessage("No such container: " + ref + "/" + alias)
 }
 
 // relink tells the containers that link to one that has been started where it is now.

@@ -57,6 +57,7 @@ type Options struct {
 	Store   *cache.Store
 	Qemu    Emulation
 	Network *network.Host
+	Init    string // path of the program that is process 1 with --init; empty: there is none
 	Log     *slog.Logger
 
 	// Resumed says that the daemon before has ended by itself, on the same boot, as nothing ran.

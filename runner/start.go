@@ -126,6 +126,7 @@ func (m *Manager) launch(ctx context.Context, c *container) (_ *run, attached []
 	defer func() {
 		if err != nil {
 			m.disuseVolumes(rec)
+			err = errors.Join(err, m.unmountShm(rec.ID))
 		}
 	}()
 	mounts, release, err := m.subpaths().Mounts(c.id, rec.Mounts)
@@ -197,7 +198,7 @@ func withSpec(s *specs.Spec) client.UpdateContainerOpts {
 
 // specFor looks everything up that the specification needs, and makes it.
 func (m *Manager) specFor(ctx context.Context, c *container, rec Record, mounts []spec.Mount) (*specs.Spec, error) {
-	in := spec.Input{ID: rec.ID, Config: rec.Config, Host: rec.HostConfig, Mounts: mounts}
+	in := spec.Input{ID: rec.ID, Init: m.o.Init, Config: rec.Config, Host: rec.HostConfig, Mounts: mounts}
 	err := m.withRootfs(ctx, rec.ID, func(root string) (err error) {
 		in.User, err = lookup.User(root, rec.Config.User, rec.HostConfig.GroupAdd)
 		return err
@@ -206,6 +207,9 @@ func (m *Manager) specFor(ctx context.Context, c *container, rec Record, mounts 
 		return nil, err
 	}
 	if in.Devices, err = lookup.Devices(rec.HostConfig.Devices); err != nil {
+		return nil, err
+	}
+	if in.BlockIO, err = lookup.BlockIO(rec.HostConfig.Blkio); err != nil {
 		return nil, err
 	}
 	if in.Machine, err = lookup.Machine(rec.HostConfig.Privileged); err != nil {
@@ -223,6 +227,9 @@ func (m *Manager) specFor(ctx context.Context, c *container, rec Record, mounts 
 		return nil, err
 	} else if owner != nil {
 		in.PID = fmt.Sprintf("/proc/%d/ns/pid", owner.record().State.Pid)
+	}
+	if in.Shm, in.IPC, err = m.shareIPC(rec); err != nil {
+		return nil, err
 	}
 	s, err := spec.Build(in)
 	if err != nil {

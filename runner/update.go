@@ -66,7 +66,11 @@ func (m *Manager) limit(ctx context.Context, c *container, h spec.HostConfig) er
 	if err != nil {
 		return err
 	}
-	return r.task.Update(cache.WithNamespace(ctx), client.WithResources(spec.Limits(h.Resources, machine.SwapLimit)))
+	io, err := lookup.BlockIO(h.Blkio)
+	if err != nil {
+		return err
+	}
+	return r.task.Update(cache.WithNamespace(ctx), client.WithResources(spec.Limits(h.Resources, machine.SwapLimit, io)))
 }
 
 // apply changes what u says, in Docker's words where that can't be.
@@ -95,6 +99,11 @@ func (u Update) apply(h *spec.HostConfig) error {
 		r.MemorySwap = swap // which does not follow the memory any more
 	}
 	set(&r.BlkioWeight, n.BlkioWeight)
+	replace(&r.BlkioWeightDevice, n.BlkioWeightDevice)
+	replace(&r.BlkioDeviceReadBps, n.BlkioDeviceReadBps)
+	replace(&r.BlkioDeviceWriteBps, n.BlkioDeviceWriteBps)
+	replace(&r.BlkioDeviceReadIOps, n.BlkioDeviceReadIOps)
+	replace(&r.BlkioDeviceWriteIOps, n.BlkioDeviceWriteIOps)
 	set(&r.CPUShares, n.CPUShares)
 	set(&r.NanoCPUs, n.NanoCPUs)
 	set(&r.CPUPeriod, n.CPUPeriod)
@@ -114,6 +123,13 @@ func (u Update) apply(h *spec.HostConfig) error {
 		h.RestartPolicy = u.RestartPolicy
 	}
 	return nil
+}
+
+// replace is set of a list.
+func replace[T any](list *[]T, by []T) {
+	if len(by) > 0 {
+		*list = by
+	}
 }
 
 // set changes a value to one that is given.

@@ -14,6 +14,7 @@ import (
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/cmd/buildkitd/config"
 	"github.com/moby/buildkit/exporter"
+	"github.com/moby/moby/client/pkg/versions"
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
@@ -215,7 +216,11 @@ func (d *daemon) openNetwork(ctx context.Context, pools []ipam.Range) (err error
 }
 
 func (d *daemon) openRunner(ctx context.Context) (err error) {
-	d.runner, err = runner.Start(ctx, runner.Options{
+	init, err := payload.Extract(filepath.Join(d.at.Root(), "bin"), "docker-init")
+	if err != nil {
+		d.log.Warn("containers can't have an init", "error", err)
+	}
+	d.runner, err = runner.Start(ctx, runner.Options{Init: init,
 		Root: d.at.Root(), State: filepath.Join(d.at.State(), "runner"), Store: d.store, Qemu: d.qemu, Network: d.network, Log: d.log,
 		Resumed: tookIdleMark(d.at),
 	})
@@ -283,7 +288,7 @@ func (d *daemon) listen(trusted *trust.Store) error {
 	build := api.NewBuild(d.solver.Sessions, d.solver.Server)
 	build.Pruned = d.runner.Publish
 	handler := api.New(api.Options{
-		Runner: d.runner, Version: thin.Version, Root: d.at.Root(), Images: images.Count, Log: d.log,
+		Runner: d.runner, Version: thin.Version, MinVersion: minVersion(d.log), Root: d.at.Root(), Images: images.Count, Log: d.log,
 		Extra: []func(*api.Router){images.Routes, build.Routes, d.routes},
 	})
 	l, err := listenUnix(d.at.Socket())
@@ -293,6 +298,16 @@ func (d *daemon) listen(trusted *trust.Store) error {
 	d.server = api.Serve(l, handler, build)
 	d.closers = append(d.closers, d.server.Close)
 	return nil
+}
+
+// minVersion is the oldest version of the API that is served, when the environment says so as it does to dockerd.
+func minVersion(log *slog.Logger) string {
+	v := os.Getenv("DOCKER_MIN_API_VERSION")
+	if v != "" && (versions.LessThan(v, api.FloorVersion) || versions.GreaterThan(v, api.MaxVersion)) {
+		log.Warn("DOCKER_MIN_API_VERSION is ignored", "value", v, "from", api.FloorVersion, "to", api.MaxVersion)
+		return ""
+	}
+	return v
 }
 
 // routes are gantry's own endpoints.

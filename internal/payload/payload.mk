@@ -15,7 +15,8 @@ PAYLOAD_QEMU_arm64 := qemu-arm qemu-x86_64
 PAYLOAD_QEMU_arm := qemu-x86_64
 PAYLOAD_QEMU := $(PAYLOAD_QEMU_$(PAYLOAD_ARCH))
 PAYLOAD_SHIM := containerd-shim-runc-v2
-PAYLOAD_PROGRAMS := runc $(PAYLOAD_SHIM) $(PAYLOAD_QEMU)
+PAYLOAD_INIT := docker-init
+PAYLOAD_PROGRAMS := runc $(PAYLOAD_SHIM) $(PAYLOAD_INIT) $(PAYLOAD_QEMU)
 
 # Debian's names: of an architecture, of its compiler, and of the packages with it.
 PAYLOAD_DEBIAN_amd64 := amd64
@@ -83,7 +84,13 @@ $(PAYLOAD_DIR)/runc: internal/payload/payload.mk
 	mv $(PAYLOAD_DIR)/.runc/runc $@
 	rm -rf $(PAYLOAD_DIR)/.runc
 
-# Of our own sources, so it is built each time, and new only when it differs.
+# Of our own sources, so they are built each time, and new only when they differ.
+$(PAYLOAD_DIR)/$(PAYLOAD_INIT): FORCE
+	@mkdir -p $(PAYLOAD_DIR)
+	$(GO) build -trimpath -ldflags '-s -w' -o $@.new ./cmd/init
+	echo 1.0.0 >$@.version
+	cmp -s $@.new $@ && rm $@.new || mv $@.new $@
+
 $(PAYLOAD_DIR)/$(PAYLOAD_SHIM): FORCE
 	@mkdir -p $(PAYLOAD_DIR)
 	$(GO) build -trimpath -ldflags '-s -w' -o $@.new ./cmd/shim

@@ -55,7 +55,7 @@ func User(root, who string, groups []string) (spec.User, error) {
 	defer closeGroup()
 	u, err := user.GetExecUser(who, &user.ExecUser{Home: "/"}, passwd, group)
 	if err != nil {
-		return spec.User{}, fault.Invalid("unable to find user %s: %v", who, err)
+		return spec.User{}, fault.Invalid("%v", err) // which names who
 	}
 	out := spec.User{UID: uint32(u.Uid), GID: uint32(u.Gid), Home: u.Home}
 	out.Groups = appendGroups([]uint32{out.GID}, u.Sgids)
@@ -157,8 +157,7 @@ func Machine(privileged bool) (spec.Machine, error) {
 	}
 	m.Capabilities = caps
 	swap := "/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes"
-	var st unix.Statfs_t
-	if err := unix.Statfs("/sys/fs/cgroup", &st); err == nil && st.Type == unix.CGROUP2_SUPER_MAGIC {
+	if Unified() {
 		swap = "/proc/swaps"
 	}
 	_, err = os.Stat(swap)
@@ -171,6 +170,12 @@ func Machine(privileged bool) (spec.Machine, error) {
 		}
 	}
 	return m, nil
+}
+
+// Unified tells whether this machine has version 2 of control groups, and no other.
+func Unified() bool {
+	var st unix.Statfs_t
+	return unix.Statfs("/sys/fs/cgroup", &st) == nil && st.Type == unix.CGROUP2_SUPER_MAGIC
 }
 
 func kernelAtLeast(major, minor int) bool {

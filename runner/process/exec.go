@@ -3,7 +3,6 @@
 package process
 
 import (
-	"cmp"
 	"context"
 	"path/filepath"
 	"strconv"
@@ -93,8 +92,7 @@ func (t *Table) start(ctx context.Context, e *process) (err error) {
 	if err != nil {
 		return err
 	}
-	root := filepath.Join("/proc", strconv.Itoa(int(c.Task.Pid())), "root")
-	u, err := lookup.User(root, cmp.Or(cfg.User, c.User), c.Groups)
+	u, err := c.user(cfg)
 	if err != nil {
 		return err
 	}

@@ -1,8 +1,11 @@
 package process
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -12,6 +15,8 @@ import (
 
 	"github.com/gantry-build/gantry/cache"
 	"github.com/gantry-build/gantry/internal/fault"
+	"github.com/gantry-build/gantry/runner/lookup"
+	"github.com/gantry-build/gantry/runner/spec"
 	"github.com/gantry-build/gantry/runner/stream"
 )
 
@@ -25,6 +30,12 @@ type Container struct {
 	Groups []string // further ones of its processes
 	Paused bool
 	Event  func(action string, attributes ...string) // tells what has happened in it, also when it is gone
+}
+
+// user looks up, in the container's own files, who a process of it is to be.
+func (c Container) user(cfg Config) (spec.User, error) {
+	root := filepath.Join("/proc", strconv.Itoa(int(c.Task.Pid())), "root")
+	return lookup.User(root, cmp.Or(cfg.User, c.User), c.Groups)
 }
 
 // Options say what a Table works with. All are needed.
@@ -57,6 +68,9 @@ func (t *Table) Create(ref string, cfg Config) (string, error) {
 	}
 	if c.Paused {
 		return "", fault.Conflict("container %s is paused, unpause the container before exec", ref)
+	}
+	if _, err := c.user(cfg); err != nil {
+		return "", err
 	}
 	e := newProcess(c, cfg)
 	t.add(e)
@@ -112,7 +126,11 @@ func (t *Table) Resize(ctx context.Context, id string, height, width uint32) err
 	if p == nil {
 		return fault.Conflict("exec process %s is not running", id)
 	}
-	return p.Resize(cache.WithNamespace(ctx), width, height)
+	err = p.Resize(cache.WithNamespace(ctx), width, height)
+	if errdefs.IsNotFound(err) {
+		return fault.Conflict("exec process %s is not running", id)
+	}
+	return err
 }
 
 func (t *Table) add(e *process) {

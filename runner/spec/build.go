@@ -43,8 +43,12 @@ type Input struct {
 	Devices []specs.LinuxDevice
 	Files   Files
 	Machine Machine
-	Network string // path of another container's network namespace, to be shared; empty: its own, or the host's
-	PID     string // likewise, of its process namespace
+	BlockIO *specs.LinuxBlockIO // limits of single block devices
+	Network string              // path of another container's network namespace, to be shared; empty: its own, or the host's
+	PID     string              // likewise, of its process namespace
+	Init    string              // the host's path of the init, for a container that has one
+	IPC     string              // likewise, of its IPC namespace
+	Shm     string              // the directory of the host that is /dev/shm, where it is shared
 }
 
 // Build makes the specification. It has no seccomp profile yet: see Seccomp. The root file system is
@@ -62,7 +66,7 @@ func Build(in Input) (*specs.Spec, error) {
 	if err != nil {
 		return nil, err
 	}
-	mounts, propagation, err := mounts(in)
+	mounts, propagation, err := mounts(in, sec)
 	if err != nil {
 		return nil, err
 	}
@@ -121,7 +125,7 @@ func process(in Input, sec security) (*specs.Process, error) {
 	oom := in.Host.OomScoreAdj
 	p := &specs.Process{
 		Terminal:        in.Config.Tty,
-		Args:            in.Config.Args(),
+		Args:            command(in),
 		Env:             Env(in.Config, in.User),
 		Cwd:             cwd(in.Config),
 		User:            specs.User{UID: in.User.UID, GID: in.User.GID, AdditionalGids: in.User.Groups, Umask: in.Host.Umask},
@@ -134,6 +138,19 @@ func process(in Input, sec security) (*specs.Process, error) {
 		p.ConsoleSize = &specs.Box{Height: size[0], Width: size[1]}
 	}
 	return p, nil
+}
+
+// InitPath is where a container's init is. It is Docker's place.
+const InitPath = "/sbin/docker-init"
+
+// HasInit says whether a container asks for an init and can have one: process 1 is its own.
+func HasInit(h HostConfig) bool { return h.Init != nil && *h.Init && h.PidMode == "" }
+
+func command(in Input) []string {
+	if !HasInit(in.Host) {
+		return in.Config.Args()
+	}
+	return append([]string{InitPath, "--"}, in.Config.Args()...)
 }
 
 func cwd(c Config) string {
@@ -166,7 +183,7 @@ func namespaces(in Input) []specs.LinuxNamespace {
 		{specs.NetworkNamespace, h.NetworkMode == "host", in.Network},
 		{specs.UTSNamespace, h.UTSMode == "host", ""},
 		{specs.PIDNamespace, h.PidMode == "host", in.PID},
-		{specs.IPCNamespace, h.IpcMode == "host", ""},
+		{specs.IPCNamespace, h.IpcMode == "host", in.IPC},
 		{specs.CgroupNamespace, h.CgroupnsMode == "host", ""},
 	} {
 		if !n.host {

@@ -68,6 +68,7 @@ type HostConfig struct {
 	DNSSearch       []string          `json:"DnsSearch,omitempty"`
 	ExtraHosts      []string          `json:",omitempty"`
 	GroupAdd        []string          `json:",omitempty"`
+	Init            *bool             `json:",omitempty"` // process 1 is an init that starts the command
 	IpcMode         string            `json:",omitempty"`
 	Links           []string          `json:",omitempty"` // NAME:ALIAS
 	OomScoreAdj     int               `json:",omitempty"`
@@ -80,6 +81,7 @@ type HostConfig struct {
 	UTSMode         string            `json:",omitempty"`
 	UsernsMode      string            `json:",omitempty"`
 	ShmSize         int64             `json:",omitempty"`
+	StorageOpt      map[string]string `json:",omitempty"` // none is supported
 	Sysctls         map[string]string `json:",omitempty"`
 	Runtime         string            `json:",omitempty"`
 	Umask           *uint32           `json:",omitempty"`
@@ -93,11 +95,12 @@ type HostConfig struct {
 
 // Resources are the limits of a container.
 type Resources struct {
-	CPUShares         int64    `json:"CpuShares,omitempty"`
-	Memory            int64    `json:",omitempty"`
-	NanoCPUs          int64    `json:"NanoCpus,omitempty"`
-	CgroupParent      string   `json:",omitempty"`
-	BlkioWeight       uint16   `json:",omitempty"`
+	CPUShares    int64  `json:"CpuShares,omitempty"`
+	Memory       int64  `json:",omitempty"`
+	NanoCPUs     int64  `json:"NanoCpus,omitempty"`
+	CgroupParent string `json:",omitempty"`
+	BlkioWeight  uint16 `json:",omitempty"`
+	Blkio
 	CPUPeriod         int64    `json:"CpuPeriod,omitempty"`
 	CPUQuota          int64    `json:"CpuQuota,omitempty"`
 	CPURealtimePeriod int64    `json:"CpuRealtimePeriod,omitempty"`
@@ -112,6 +115,27 @@ type Resources struct {
 	OomKillDisable    *bool    `json:",omitempty"`
 	PidsLimit         *int64   `json:",omitempty"`
 	Ulimits           []Ulimit `json:",omitempty"`
+}
+
+// Blkio are limits of block devices, each named by its path on the host.
+type Blkio struct {
+	BlkioWeightDevice    []WeightDevice   `json:",omitempty"`
+	BlkioDeviceReadBps   []ThrottleDevice `json:",omitempty"` // bytes a second
+	BlkioDeviceWriteBps  []ThrottleDevice `json:",omitempty"`
+	BlkioDeviceReadIOps  []ThrottleDevice `json:",omitempty"` // requests a second
+	BlkioDeviceWriteIOps []ThrottleDevice `json:",omitempty"`
+}
+
+// WeightDevice is a device's share of a container's requests, from 10 to 1000.
+type WeightDevice struct {
+	Path   string
+	Weight uint16
+}
+
+// ThrottleDevice is a limit of a device.
+type ThrottleDevice struct {
+	Path string
+	Rate uint64
 }
 
 // Ulimit is one resource limit of the process, with Docker's short names (nofile, nproc, ...).

@@ -26,7 +26,7 @@ type Mount struct {
 }
 
 // mounts returns the container's mounts, outer before inner, and the root's propagation.
-func mounts(in Input) ([]specs.Mount, string, error) {
+func mounts(in Input, sec security) ([]specs.Mount, string, error) {
 	user := slices.Clone(in.Mounts)
 	seen := map[string]bool{}
 	for _, m := range user {
@@ -44,11 +44,14 @@ func mounts(in Input) ([]specs.Mount, string, error) {
 			user = append(user, f)
 		}
 	}
+	if HasInit(in.Host) {
+		user = append(user, Mount{Type: "bind", Source: in.Init, Target: InitPath, ReadOnly: true})
+	}
 	slices.SortStableFunc(user, func(a, b Mount) int {
 		return cmp.Compare(strings.Count(path.Clean(a.Target), "/"), strings.Count(path.Clean(b.Target), "/"))
 	})
 	var out []specs.Mount
-	for _, m := range systemMounts(in) {
+	for _, m := range systemMounts(in, sec) {
 		if !seen[m.Destination] {
 			out = append(out, m)
 		}
@@ -119,10 +122,13 @@ func (m Mount) oci(recursiveRO bool) specs.Mount {
 	return o
 }
 
-func systemMounts(in Input) []specs.Mount {
-	ro := []string{"ro"}
+func systemMounts(in Input, sec security) []specs.Mount {
+	ro, cgroup := []string{"ro"}, []string{"ro"}
 	if in.Host.Privileged {
-		ro = []string{"rw"}
+		ro, cgroup = []string{"rw"}, []string{"rw"}
+	}
+	if w := sec.writableCgroups; w != nil {
+		cgroup = []string{map[bool]string{true: "rw", false: "ro"}[*w]}
 	}
 	ms := []specs.Mount{
 		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
@@ -130,12 +136,12 @@ func systemMounts(in Input) []specs.Mount {
 		{Destination: "/dev/pts", Type: "devpts", Source: "devpts",
 			Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
 		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: append([]string{"nosuid", "noexec", "nodev"}, ro...)},
-		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: append([]string{"nosuid", "noexec", "nodev"}, ro...)},
+		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: append([]string{"nosuid", "noexec", "nodev"}, cgroup...)},
 	}
-	return append(ms, ipcMounts(in.Host, in.Machine)...)
+	return append(ms, ipcMounts(in.Host, in.Machine, in.Shm)...)
 }
 
-func ipcMounts(h HostConfig, m Machine) []specs.Mount {
+func ipcMounts(h HostConfig, m Machine, shm string) []specs.Mount {
 	if h.IpcMode == "host" {
 		shared := func(dir string) specs.Mount {
 			return specs.Mount{Destination: dir, Type: "bind", Source: dir, Options: []string{"rbind", "nosuid", "noexec", "nodev"}}
@@ -148,6 +154,9 @@ func ipcMounts(h HostConfig, m Machine) []specs.Mount {
 	ms := []specs.Mount{{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}}}
 	if h.IpcMode == "none" {
 		return ms
+	}
+	if shm != "" {
+		return append(ms, specs.Mount{Destination: "/dev/shm", Type: "bind", Source: shm, Options: []string{"bind", "rprivate"}})
 	}
 	size := h.ShmSize
 	if size == 0 {

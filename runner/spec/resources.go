@@ -20,13 +20,14 @@ func resources(in Input) (*specs.LinuxResources, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := Limits(in.Host.Resources, in.Machine.SwapLimit)
+	r := Limits(in.Host.Resources, in.Machine.SwapLimit, in.BlockIO)
 	r.Devices = append(deviceCgroup(in), rules...)
 	return r, nil
 }
 
-// Limits are the resources of a container that can be changed while it runs. swap says whether the kernel limits it.
-func Limits(res Resources, swap bool) *specs.LinuxResources {
+// Limits are the resources of a container that can be changed while it runs. swap says whether the kernel limits it; io
+// are those about single block devices, nil: none.
+func Limits(res Resources, swap bool, io *specs.LinuxBlockIO) *specs.LinuxResources {
 	r := &specs.LinuxResources{CPU: cpu(res), Memory: memory(res, swap)}
 	if p := res.PidsLimit; p != nil {
 		limit := *p
@@ -35,8 +36,12 @@ func Limits(res Resources, swap bool) *specs.LinuxResources {
 		}
 		r.Pids = &specs.LinuxPids{Limit: &limit}
 	}
+	r.BlockIO = io
 	if w := res.BlkioWeight; w != 0 {
-		r.BlockIO = &specs.LinuxBlockIO{Weight: &w}
+		if io == nil {
+			r.BlockIO = &specs.LinuxBlockIO{}
+		}
+		r.BlockIO.Weight = &w
 	}
 	return r
 }

@@ -45,12 +45,15 @@ func oneOf(option, value string, known ...string) error {
 }
 
 func checkModes(_ Config, h HostConfig) error {
+	ipc, sharesIPC := strings.CutPrefix(h.IpcMode, "container:")
 	pid, shares := strings.CutPrefix(h.PidMode, "container:")
 	switch { // in Docker's words
 	case !slices.Contains([]string{"", "host"}, h.PidMode) && (!shares || pid == ""):
 		return fault.Invalid("invalid PID mode: %s", h.PidMode)
-	case !slices.Contains([]string{"", "private", "shareable", "host", "none"}, h.IpcMode) && !strings.HasPrefix(h.IpcMode, "container:"):
+	case !slices.Contains([]string{"", "private", "shareable", "host", "none"}, h.IpcMode) && (!sharesIPC || ipc == ""):
 		return fault.Invalid("invalid IPC mode: %s", h.IpcMode)
+	case !slices.Contains([]string{"", "private", "host"}, h.CgroupnsMode):
+		return fault.Invalid("invalid cgroup namespace mode: %s", h.CgroupnsMode)
 	case h.UTSMode != "" && h.UTSMode != "host":
 		return fault.Invalid("invalid UTS mode: %s", h.UTSMode)
 	}
@@ -58,9 +61,7 @@ func checkModes(_ Config, h HostConfig) error {
 		option, value string
 		known         []string
 	}{
-		{"ipc mode", h.IpcMode, []string{"", "private", "shareable", "host", "none"}},
 		{"user namespace mode", h.UsernsMode, []string{"", "host"}},
-		{"cgroup namespace mode", h.CgroupnsMode, []string{"", "private", "host"}},
 		{"runtime", h.Runtime, []string{"", "runc", "io.containerd.runc.v2"}},
 		{"isolation", h.Isolation, []string{"", "default"}},
 	} {
@@ -111,6 +112,8 @@ func checkLimits(_ Config, h HostConfig) error {
 		return fault.Invalid("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)")
 	case h.OomScoreAdj < -1000 || h.OomScoreAdj > 1000:
 		return fault.Invalid("invalid value %d, range for oom score adj is [-1000, 1000]", h.OomScoreAdj)
+	case len(h.StorageOpt) > 0:
+		return fault.Invalid("--storage-opt is supported only for overlay over xfs with 'pquota' mount option")
 	case h.BlkioWeight != 0 && (h.BlkioWeight < 10 || h.BlkioWeight > 1000):
 		return fault.Invalid("range of blkio weight is from 10 to 1000")
 	}
@@ -125,7 +128,7 @@ func checkDir(c Config, _ HostConfig) error {
 }
 
 func checkLog(_ Config, h HostConfig) error {
-	return oneOf("log driver", h.LogConfig.Type, "", "json-file", "none")
+	return oneOf("log driver", h.LogConfig.Type, "", "json-file", "local", "journald", "syslog", "none")
 }
 
 func checkHealth(c Config, _ HostConfig) error {
@@ -151,14 +154,22 @@ func checkHealth(c Config, _ HostConfig) error {
 
 // checkWords refuses names that are none.
 func checkWords(c Config, h HostConfig) error {
-	for _, e := range c.Env {
-		if name, _, _ := strings.Cut(e, "="); name == "" {
-			return fault.Invalid("invalid environment variable: %s", e)
-		}
+	if err := CheckEnv(c.Env); err != nil {
+		return err
 	}
 	for k := range h.Annotations {
 		if k == "" {
 			return fault.Invalid("invalid Annotations: the empty string is not permitted as an annotation key")
+		}
+	}
+	return nil
+}
+
+// CheckEnv refuses variables without a name.
+func CheckEnv(env []string) error {
+	for _, e := range env {
+		if name, _, _ := strings.Cut(e, "="); name == "" {
+			return fault.Invalid("invalid environment variable: %s", e)
 		}
 	}
 	return nil

@@ -51,7 +51,7 @@ func (s *Store) volumeMount(r spec.MountRequest) (p MountPoint, err error) {
 		driver = *o.DriverConfig
 	}
 	if err := CheckDriver(driver.Name); err != nil {
-		return p, fault.Invalid("create %s: %v", r.Source, err) // not a 404: docker run would pull the image
+		return p, fmt.Errorf("create %s: %w", r.Source, err)
 	}
 	if o.Subpath != "" && !filepath.IsLocal(o.Subpath) {
 		return p, errSubpath

@@ -25,7 +25,7 @@ type Sources struct {
 // precedence, and makes the volumes that they name. What was resolved before an error is returned with it.
 func (s *Store) Resolve(c spec.Config, h spec.HostConfig, from Sources) ([]MountPoint, error) {
 	if err := CheckDriver(h.VolumeDriver); err != nil {
-		return nil, fault.Invalid("%v", err) // not a 404: docker run would pull the image
+		return nil, err
 	}
 	var points []MountPoint
 	for _, b := range h.Binds {
@@ -128,7 +128,30 @@ func (s *Store) bind(b string) (MountPoint, error) {
 	}
 	p.Mode, p.Propagation = mode, o.propagation
 	p.Mount.Propagation = o.propagation
-	return p, nil
+	return p, s.aboveRoot(&p)
+}
+
+// aboveRoot gives a bind of the data root, or of what it is in or has in it, a propagation by which mounts that are
+// taken away here go from the container, too: else containers could not be removed.
+func (s *Store) aboveRoot(p *MountPoint) error {
+	if p.Type != "bind" || !within(s.root, p.Source) && !within(p.Source, s.root) {
+		return nil
+	}
+	switch p.Propagation {
+	case "":
+		p.Propagation, p.Mount.Propagation = "rslave", "rslave"
+	case "rslave", "rshared":
+	default:
+		return fault.Invalid("invalid mount config: must use either propagation mode \"rslave\" or \"rshared\" when mount source is within the "+
+			"daemon root, daemon root: %q, bind mount source: %q, propagation: %q", s.root, p.Source, p.Propagation)
+	}
+	return nil
+}
+
+// within says whether path is dir or below it.
+func within(path, dir string) bool {
+	rel, err := filepath.Rel(dir, path)
+	return err == nil && filepath.IsLocal(rel)
 }
 
 func isFile(name string) bool {
@@ -170,7 +193,10 @@ func (s *Store) mount(r spec.MountRequest, from Sources) (p MountPoint, err erro
 	}
 	switch r.Type {
 	case "bind":
-		return bindMount(r)
+		if p, err = bindMount(r); err != nil {
+			return p, err
+		}
+		return p, s.aboveRoot(&p)
 	case "volume":
 		return s.volumeMount(r)
 	case "tmpfs":

@@ -52,13 +52,14 @@ type MountPoint struct {
 // Store is the volumes of one data root. It is safe for concurrent use.
 type Store struct {
 	dir   string
+	root  string                     // the data root, of which it is a part
 	mu    sync.Mutex                 // held by whoever changes what is on the disk
 	users map[string]map[string]bool // of volumes that are mounted, by name; guarded by mu
 }
 
 // Open returns the volumes below dir, which is made private.
 func Open(dir string) (*Store, error) {
-	return &Store{dir: dir, users: map[string]map[string]bool{}}, state.Private(dir)
+	return &Store{dir: dir, root: filepath.Dir(dir), users: map[string]map[string]bool{}}, state.Private(dir)
 }
 
 // Ensure returns the volume, making it when it is not there, and whether it has made it. A name or options that no
