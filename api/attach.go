@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/moby/term"
+	"golang.org/x/net/websocket"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types"
@@ -29,6 +30,7 @@ import (
 func registerAttach(r *Router, m *runner.Manager) {
 	a := &attachAPI{m}
 	r.Handle(http.MethodPost, "/containers/{id}/attach", a.attach)
+	r.Handle(http.MethodGet, "/containers/{id}/attach/ws", a.webSocket)
 	r.Handle(http.MethodPost, "/containers/{id}/resize", a.resize)
 }
 
@@ -61,20 +63,43 @@ func sizeOf(r *http.Request) (height, width uint32, err error) {
 	return height, width, nil
 }
 
-// checkDetachKeys refuses keys by which nobody can detach. It is clients that look for them.
-func checkDetachKeys(keys string) error {
-	if keys == "" {
-		return nil
+// detachKeys are what a client has to type to leave a terminal, Docker's when it does not say. Keys by which nobody can
+// leave are refused.
+func detachKeys(keys string) ([]byte, error) {
+	b, err := term.ToBytes(cmp.Or(keys, "ctrl-p,ctrl-q"))
+	if err != nil {
+		return nil, fault.Invalid("Invalid detach keys (%s) provided: %v", keys, err)
 	}
-	if _, err := term.ToBytes(keys); err != nil {
-		return fault.Invalid("Invalid detach keys (%s) provided: %v", keys, err)
-	}
-	return nil
+	return b, nil
 }
 
 // attach joins the connection with a container's streams.
 func (a *attachAPI) attach(w http.ResponseWriter, r *http.Request) error {
-	if err := checkDetachKeys(r.URL.Query().Get("detachKeys")); err != nil {
+	return a.with(r, func(rec runner.Record, serve func(*peer) error) error {
+		p, err := hijack(w, r, rec.Config.Tty)
+		if err != nil {
+			return err
+		}
+		return serve(p)
+	})
+}
+
+// webSocket is attach for browsers (RFC 6455): all output is one stream of binary messages.
+func (a *attachAPI) webSocket(w http.ResponseWriter, r *http.Request) error {
+	return a.with(r, func(_ runner.Record, serve func(*peer) error) (err error) {
+		s := websocket.Server{Handler: func(conn *websocket.Conn) {
+			conn.PayloadType = websocket.BinaryFrame
+			err = serve(&peer{serving: serving(r), conn: conn, in: bufio.NewReader(conn)})
+		}}
+		s.ServeHTTP(w, r)
+		return err
+	})
+}
+
+// with attaches to the container that a request names, and hands over what serves a client of it.
+func (a *attachAPI) with(r *http.Request, f func(rec runner.Record, serve func(*peer) error) error) error {
+	keys, err := detachKeys(r.URL.Query().Get("detachKeys"))
+	if err != nil {
 		return err
 	}
 	rec, err := a.m.Get(r.PathValue("id"))
@@ -86,14 +111,17 @@ func (a *attachAPI) attach(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	defer at.Close()
-	p, err := hijack(w, r, rec.Config.Tty)
-	if err != nil {
-		return err
-	}
+	return f(rec, func(p *peer) error { return a.serve(r, rec, p, at, cut, keys) })
+}
+
+func (a *attachAPI) serve(r *http.Request, rec runner.Record, p *peer, at *stream.Attachment, cut time.Time, keys []byte) error {
 	defer p.conn.Close()
 	p.stdout, p.stderr = flag(r, "stdout"), flag(r, "stderr")
 	p.stdin = flag(r, "stdin") && rec.Config.OpenStdin
 	p.endInput = rec.Config.StdinOnce && !rec.Config.Tty
+	if rec.Config.Tty {
+		p.detach = keys
+	}
 	if flag(r, "logs") {
 		if err := a.replay(r, rec.ID, p, cut); err != nil {
 			return nil // told in the stream
@@ -123,7 +151,8 @@ type peer struct {
 	frames         *mux          // nil when the process has a terminal
 	stdin          bool
 	stdout, stderr bool
-	endInput       bool // the end of the client's input is the end of the process's
+	endInput       bool   // the end of the client's input is the end of the process's
+	detach         []byte // what the client types to leave; nil: it can't
 }
 
 // hijack takes the connection over, answering as moby's clients expect it.
@@ -182,8 +211,15 @@ func (p *peer) join(at *stream.Attachment) {
 // feed passes the client's input on. It reads also what nobody wants, to notice a client that leaves.
 func (p *peer) feed(at *stream.Attachment) {
 	if p.stdin {
-		_, err := io.Copy(at, p.in)
-		if err == nil && p.endInput {
+		in := io.Reader(p.in)
+		if p.detach != nil {
+			in = term.NewEscapeProxy(in, p.detach)
+		}
+		_, err := io.Copy(at, in)
+		switch {
+		case errors.As(err, new(term.EscapeError)):
+			at.Close()
+		case err == nil && p.endInput:
 			at.CloseInput()
 		}
 	}

@@ -48,7 +48,10 @@ func (b *Build) Routes(r *Router) {
 func (b *Build) session(w http.ResponseWriter, r *http.Request) error {
 	proto := r.Header.Get("Upgrade")
 	if proto == "" {
-		return fault.Invalid("session: no Upgrade header")
+		return fault.Invalid("no upgrade proto in request")
+	}
+	if proto != "h2c" {
+		return fault.Invalid("protocol %s not supported", proto)
 	}
 	conn, err := upgrade(w, proto)
 	if err != nil {

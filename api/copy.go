@@ -94,6 +94,9 @@ func (c *containersAPI) update(w http.ResponseWriter, r *http.Request) error {
 	if err := translate("RestartPolicy", body.RestartPolicy, &u.RestartPolicy); err != nil {
 		return err
 	}
+	if before(r, "1.40") {
+		u.Resources.PidsLimit = nil
+	}
 	warnings, err := c.m.Update(r.Context(), r.PathValue("id"), u)
 	if err != nil {
 		return err

@@ -114,7 +114,6 @@ func translate(name string, from, to any) error {
 // hint names the flag by which docker's users know a field.
 func hint(field string) string {
 	flags := map[string]string{
-		"HostConfig.Init": "--init", "HostConfig.DeviceRequests": "--gpus",
 		"HostConfig.StorageOpt": "--storage-opt",
 	}
 	if f := flags[field]; f != "" {

@@ -34,7 +34,7 @@ func (e *execAPI) create(w http.ResponseWriter, r *http.Request) error {
 	if body.ConsoleSize != nil && body.Tty && !before(r, "1.42") {
 		cfg.ConsoleSize = *body.ConsoleSize
 	}
-	if err := checkDetachKeys(cfg.DetachKeys); err != nil {
+	if _, err := detachKeys(cfg.DetachKeys); err != nil {
 		return err
 	}
 	id, err := e.m.Processes.Create(r.PathValue("id"), cfg)
@@ -78,7 +78,11 @@ func (e *execAPI) start(w http.ResponseWriter, r *http.Request) error {
 	}
 	defer p.conn.Close()
 	p.stdin, p.stdout, p.stderr = x.Config.AttachStdin, x.Config.AttachStdout, x.Config.AttachStderr
-	p.endInput = !x.Config.Tty
+	if p.endInput = !x.Config.Tty; x.Config.Tty {
+		if p.detach, err = detachKeys(x.Config.DetachKeys); err != nil {
+			return err
+		}
+	}
 	if err := e.m.Processes.Start(r.Context(), id, size); err != nil {
 		p.fail(err)
 		return nil

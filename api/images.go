@@ -46,6 +46,8 @@ func (i *Images) Routes(r *Router) {
 	r.Handle(http.MethodDelete, "/images/{path...}", func(w http.ResponseWriter, req *http.Request) error {
 		return i.remove(w, req, req.PathValue("path"))
 	})
+	r.Handle(http.MethodGet, "/images/search", i.search)
+	r.Handle(http.MethodGet, "/distribution/{path...}", byLastWord(map[string]named{"json": i.distribution}))
 	r.Handle(http.MethodPost, "/auth", i.auth)
 	r.Handle(http.MethodPost, "/commit", i.commit)
 }

@@ -55,7 +55,7 @@ func inspection(rec runner.Record, dir string) (*container.InspectResponse, erro
 	if args := rec.Config.Args(); len(args) > 0 {
 		out.Path, out.Args = args[0], args[1:]
 	}
-	if rec.HostConfig.LogConfig.Type != "none" {
+	if rec.HostConfig.LogConfig.Type == "json-file" {
 		out.LogPath = filepath.Join(dir, rec.ID+"-json.log")
 	}
 	if rec.State.Running && rec.State.Pid != 0 && len(rec.Attachments) > 0 {

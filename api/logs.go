@@ -3,6 +3,9 @@ package api
 import (
 	"errors"
 	"net/http"
+	"net/url"
+	"slices"
+	"strings"
 
 	"github.com/moby/moby/api/types"
 
@@ -23,7 +26,7 @@ func (c *containersAPI) logs(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	out := &logStream{w: w, tty: rec.Config.Tty, timestamps: flag(r, "timestamps")}
+	out := &logStream{w: w, tty: rec.Config.Tty, timestamps: flag(r, "timestamps"), details: flag(r, "details")}
 	if q.Follow {
 		out.begin() // also a silent container's client wants its headers
 	}
@@ -59,6 +62,7 @@ var errClientGone = errors.New("the client has gone")
 type logStream struct {
 	w               http.ResponseWriter
 	tty, timestamps bool
+	details         bool
 	begun           bool
 }
 
@@ -79,11 +83,24 @@ func (s *logStream) flush() {
 	}
 }
 
+// details are what the driver's options have it note with each line.
+func details(attrs map[string]string) string {
+	pairs := make([]string, 0, len(attrs))
+	for k, v := range attrs {
+		pairs = append(pairs, url.QueryEscape(k)+"="+url.QueryEscape(v))
+	}
+	slices.Sort(pairs)
+	return strings.Join(pairs, ",")
+}
+
 func (s *logStream) send(e logs.Entry) error {
 	if !s.begun {
 		s.begin()
 	}
 	line := e.Log
+	if s.details {
+		line = details(e.Attrs) + " " + line
+	}
 	if s.timestamps {
 		line = e.Time.UTC().Format(nanoTime) + " " + line
 	}

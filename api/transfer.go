@@ -248,6 +248,29 @@ func (i *Images) tagsOf(ctx context.Context, repository reference.Named) (names 
 	return names, err
 }
 
+// distribution answers GET /distribution/{name}/json: what a registry has under a name.
+func (i *Images) distribution(w http.ResponseWriter, r *http.Request, name string) error {
+	full, err := fullName(name, "")
+	if err != nil {
+		return err
+	}
+	desc, platforms, err := i.Mover.Inspect(r.Context(), full, credentials(r))
+	if err != nil {
+		return err
+	}
+	if platforms == nil {
+		platforms = []ocispec.Platform{}
+	}
+	desc = ocispec.Descriptor{MediaType: desc.MediaType, Digest: desc.Digest, Size: desc.Size}
+	return writeJSON(w, http.StatusOK, registry.DistributionInspect{Descriptor: desc, Platforms: platforms})
+}
+
+// search refuses what is Docker Hub's own.
+func (i *Images) search(http.ResponseWriter, *http.Request) error {
+	return errdefs.ErrNotImplemented.WithMessage("searching is a service of Docker Hub, which gantry does not ask: " +
+		"look at https://hub.docker.com/search")
+}
+
 // auth checks a user's password at a registry, for `login`.
 func (i *Images) auth(w http.ResponseWriter, r *http.Request) error {
 	var c registry.AuthConfig

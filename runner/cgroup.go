@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/gantry-build/gantry/internal/check"
+	"github.com/gantry-build/gantry/runner/lookup"
 	"github.com/gantry-build/gantry/runner/spec"
 )
 
@@ -57,6 +58,37 @@ func dropMemory(h *spec.HostConfig) {
 	if _, has := controllers(cgroupRoot); !has("memory") {
 		h.Memory, h.MemoryReservation, h.MemorySwap, h.MemorySwappiness = 0, 0, 0, nil
 	}
+}
+
+// Limits says which limits the kernel keeps.
+type Limits struct{ Memory, Swap, OomKillDisable, CPU, CPUSet, Pids bool }
+
+// Controllers finds out which limits the kernel keeps.
+func Controllers() Limits {
+	version, has := controllers(cgroupRoot)
+	l := Limits{Memory: has("memory"), CPU: has("cpu"), CPUSet: has("cpuset"), Pids: has("pids")}
+	if m, err := lookup.Machine(false); err == nil {
+		l.Swap = l.Memory && m.SwapLimit
+	}
+	l.OomKillDisable = version == "v1" && exists(filepath.Join(cgroupRoot, "memory", "memory.oom_control"))
+	return l
+}
+
+// Warnings are what `docker info` says of limits that have no effect.
+func (l Limits) Warnings() []string {
+	out := []string{}
+	for _, w := range []struct {
+		has  bool
+		text string
+	}{
+		{l.Memory, "WARNING: No memory limit support"}, {!l.Memory || l.Swap, "WARNING: No swap limit support"},
+		{l.CPU, "WARNING: No cpu cfs quota support"}, {l.CPUSet, "WARNING: No cpuset support"}, {l.Pids, "WARNING: No pids limit support"},
+	} {
+		if !w.has {
+			out = append(out, w.text)
+		}
+	}
+	return out
 }
 
 // controllers are those of the hierarchy, or hierarchies, at root.

@@ -66,10 +66,11 @@ func newContainer(dir string, rec Record) (*container, error) {
 		ending: newEnding(), removed: make(chan struct{}), backoff: &backoff{},
 	}
 	path := c.logPath()
-	if rec.HostConfig.LogConfig.Type == "none" {
+	lc := rec.HostConfig.LogConfig
+	if !logs.Kept(lc.Type, lc.Config) {
 		path = ""
 	}
-	opts, err := logs.ParseOptions(rec.HostConfig.LogConfig.Config)
+	opts, err := logs.ParseOptions(lc.Type, lc.Config, logSource(rec))
 	if err != nil {
 		return nil, err
 	}
@@ -78,6 +79,12 @@ func newContainer(dir string, rec Record) (*container, error) {
 	}
 	c.streams = stream.New(c.log)
 	return c, nil
+}
+
+// logSource is what a log may tell of its container.
+func logSource(rec Record) logs.Source {
+	return logs.Source{ID: rec.ID, Name: rec.Name, Image: rec.Config.Image, ImageID: rec.ImageID,
+		Labels: rec.Config.Labels, Env: rec.Config.Env}
 }
 
 func (c *container) logPath() string { return filepath.Join(c.dir, c.id+"-json.log") }

@@ -117,7 +117,7 @@ func (m *Manager) settle(rec *Record, networks []Attachment) (err error) {
 		return err
 	}
 	dropMemory(h)
-	if _, err := logs.ParseOptions(h.LogConfig.Config); err != nil {
+	if _, err := logs.ParseOptions(h.LogConfig.Type, h.LogConfig.Config, logSource(*rec)); err != nil {
 		return err
 	}
 	if h.LogConfig.Type == "" {

@@ -107,6 +107,13 @@ func (m *Manager) Events(ctx context.Context, since time.Time) <-chan Event {
 	return ch
 }
 
+// EventListeners is how many wait for events.
+func (m *Manager) EventListeners() int {
+	m.events.mu.Lock()
+	defer m.events.mu.Unlock()
+	return len(m.events.subs)
+}
+
 // emit publishes an event of a container, with Docker's attributes.
 func (m *Manager) emit(rec Record, action string, extra ...string) {
 	attrs := maps.Clone(rec.Config.Labels)

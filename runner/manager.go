@@ -29,6 +29,7 @@ import (
 	"github.com/gantry-build/gantry/cache"
 	"github.com/gantry-build/gantry/internal/state"
 	"github.com/gantry-build/gantry/qemu"
+	"github.com/gantry-build/gantry/runner/lookup"
 	"github.com/gantry-build/gantry/runner/network"
 	"github.com/gantry-build/gantry/runner/network/dns"
 	"github.com/gantry-build/gantry/runner/process"
@@ -57,6 +58,7 @@ type Options struct {
 	Store   *cache.Store
 	Qemu    Emulation
 	Network *network.Host
+	CDI     lookup.CDI
 	Init    string // path of the program that is process 1 with --init; empty: there is none
 	Log     *slog.Logger
 

@@ -113,6 +113,9 @@ func (m *Manager) startFailed(c *container, cause error) error {
 // launch makes the task, gives it its network, and starts it. After an error nothing is left.
 func (m *Manager) launch(ctx context.Context, c *container) (_ *run, attached []Attachment, _ <-chan client.ExitStatus, err error) {
 	rec := c.record()
+	if err := c.log.Check(); err != nil {
+		return nil, nil, nil, err
+	}
 	cont, err := m.client.LoadContainer(ctx, c.id)
 	if err != nil {
 		return nil, nil, nil, fmt.Errorf("container %s: %w", c.id, err)
@@ -233,6 +236,9 @@ func (m *Manager) specFor(ctx context.Context, c *container, rec Record, mounts 
 	}
 	s, err := spec.Build(in)
 	if err != nil {
+		return nil, err
+	}
+	if err := m.o.CDI.Inject(s, rec.HostConfig.DeviceRequests); err != nil {
 		return nil, err
 	}
 	if err := spec.Seccomp(s, rec.HostConfig); err != nil {

@@ -41,6 +41,7 @@ import (
 // daemon is every room, started and wired.
 type daemon struct {
 	at      *place
+	cfg     settings
 	log     *slog.Logger
 	since   time.Time
 	qemu    *qemu.Machine
@@ -60,7 +61,7 @@ func openDaemon(ctx context.Context, at *place, cfg settings, log *slog.Logger) 
 	if err := needRoot().Error(); err != nil {
 		return nil, err
 	}
-	d := &daemon{at: at, log: log, since: time.Now(), stop: make(chan struct{}, 1)}
+	d := &daemon{at: at, cfg: cfg, log: log, since: time.Now(), stop: make(chan struct{}, 1)}
 	ctx, d.end = context.WithCancel(ctx)
 	defer func() {
 		if err != nil {
@@ -216,11 +217,11 @@ func (d *daemon) openNetwork(ctx context.Context, pools []ipam.Range) (err error
 }
 
 func (d *daemon) openRunner(ctx context.Context) (err error) {
-	init, err := payload.Extract(filepath.Join(d.at.Root(), "bin"), "docker-init")
+	init, err := payload.Extract(filepath.Join(d.at.Root(), "bin"), initProgram)
 	if err != nil {
 		d.log.Warn("containers can't have an init", "error", err)
 	}
-	d.runner, err = runner.Start(ctx, runner.Options{Init: init,
+	d.runner, err = runner.Start(ctx, runner.Options{Init: init, CDI: d.cfg.devices(),
 		Root: d.at.Root(), State: filepath.Join(d.at.State(), "runner"), Store: d.store, Qemu: d.qemu, Network: d.network, Log: d.log,
 		Resumed: tookIdleMark(d.at),
 	})
@@ -287,9 +288,11 @@ func (d *daemon) listen(trusted *trust.Store) error {
 	}
 	build := api.NewBuild(d.solver.Sessions, d.solver.Server)
 	build.Pruned = d.runner.Publish
+	usage := &api.Usage{Images: images, Build: build, Runner: d.runner}
 	handler := api.New(api.Options{
 		Runner: d.runner, Version: thin.Version, MinVersion: minVersion(d.log), Root: d.at.Root(), Images: images.Count, Log: d.log,
-		Extra: []func(*api.Router){images.Routes, build.Routes, d.routes},
+		Info:  d.facts,
+		Extra: []func(*api.Router){images.Routes, build.Routes, usage.Routes, d.routes},
 	})
 	l, err := listenUnix(d.at.Socket())
 	if err != nil {
@@ -299,6 +302,9 @@ func (d *daemon) listen(trusted *trust.Store) error {
 	d.closers = append(d.closers, d.server.Close)
 	return nil
 }
+
+// initProgram is the name of the carried program that is process 1 with --init.
+const initProgram = "docker-init"
 
 // minVersion is the oldest version of the API that is served, when the environment says so as it does to dockerd.
 func minVersion(log *slog.Logger) string {

@@ -1,6 +1,7 @@
 // Package logs keeps what a container prints, in Docker's json-file format: one JSON object a line,
 // {"log","stream","time"}, in files that rotate by size. Writers never wait for readers; readers
-// follow across rotations. What it refuses: log options that it would have to ignore.
+// follow across rotations. It may pass lines on, to journald or syslog, and keeps them all the same, so that they can
+// be read. What it refuses: log options that it would have to ignore.
 package logs
 
 import (
@@ -8,12 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
 	"sync"
 	"time"
-
-	"github.com/containerd/errdefs"
-	"github.com/docker/go-units"
 )
 
 // Entry is one line, or a piece of a line longer than 16 KiB (which then has no newline).
@@ -21,41 +18,8 @@ type Entry struct {
 	Log    string    `json:"log"`
 	Stream string    `json:"stream"`
 	Time   time.Time `json:"time"`
-}
 
-// Options limit the size of a log.
-type Options struct {
-	MaxSize  int64 // bytes of one file; 0 is no limit
-	MaxFiles int   // files kept, at least 1
-}
-
-// ParseOptions reads the json-file driver's options max-size and max-file. Others are an
-// errdefs.ErrInvalidArgument.
-func ParseOptions(config map[string]string) (Options, error) {
-	o := Options{MaxFiles: 1}
-	for k, v := range config {
-		var err error
-		switch k {
-		case "max-size":
-			if v != "-1" {
-				o.MaxSize, err = units.FromHumanSize(v)
-			}
-		case "max-file":
-			o.MaxFiles, err = strconv.Atoi(v)
-			if err == nil && o.MaxFiles < 1 {
-				err = errors.New("it must be at least 1")
-			}
-		default:
-			return o, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("log option %q is not supported: use max-size and max-file", k))
-		}
-		if err != nil {
-			return o, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("log option %s=%s: %v", k, v, err))
-		}
-	}
-	if o.MaxFiles > 1 && o.MaxSize == 0 {
-		return o, errdefs.ErrInvalidArgument.WithMessage("log option max-file needs max-size")
-	}
-	return o, nil
+	Attrs map[string]string `json:"attrs,omitempty"` // what the options labels, env and tag ask for
 }
 
 // Log is one container's log. Safe for concurrent use.
@@ -67,19 +31,32 @@ type Log struct {
 	file    *os.File
 	size    int64
 	changed chan struct{} // closed, and replaced, by each write
+
+	packing sync.WaitGroup // of a file that was rotated
+	queue   *queue         // nil: whoever writes waits for the disk
 }
 
 // Open opens the log at path for appending and reading, making it if needed. An empty path makes a
 // log that keeps nothing.
 func Open(path string, o Options) (*Log, error) {
 	l := &Log{path: path, opts: o, changed: make(chan struct{})}
-	if path == "" {
-		return l, nil
+	if path != "" {
+		if err := l.open(); err != nil {
+			return nil, fmt.Errorf("container log: %w", err)
+		}
 	}
-	if err := l.open(); err != nil {
-		return nil, fmt.Errorf("container log: %w", err)
+	if o.NonBlocking {
+		l.queue = newQueue(o.Buffer, l.write)
 	}
 	return l, nil
+}
+
+// Check tells whether lines can be passed on, before a container starts: errdefs.ErrUnavailable when not.
+func (l *Log) Check() error {
+	if l.opts.Forward == nil {
+		return nil
+	}
+	return l.opts.Forward.Check()
 }
 
 func (l *Log) open() error {
@@ -102,7 +79,24 @@ func (l *Log) open() error {
 	return nil
 }
 
-func (l *Log) append(e Entry) error {
+func (l *Log) append(e Entry) {
+	e.Attrs = l.opts.Attrs
+	if l.queue != nil {
+		l.queue.add(e)
+		return
+	}
+	l.write(e)
+}
+
+// write keeps a line, and passes it on. Neither a full disk nor a server that is gone may end the container.
+func (l *Log) write(e Entry) {
+	_ = l.keep(e)
+	if l.opts.Forward != nil {
+		_ = l.opts.Forward.Send(e)
+	}
+}
+
+func (l *Log) keep(e Entry) error {
 	if l.path == "" {
 		return nil
 	}
@@ -129,10 +123,16 @@ func (l *Log) append(e Entry) error {
 
 // rotate renames the files one up and starts a new one; the oldest goes.
 func (l *Log) rotate() error {
+	l.packing.Wait() // of the one before
 	for i := l.opts.MaxFiles - 1; i >= 1; i-- {
-		if err := os.Rename(l.name(i-1), l.name(i)); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
+		for _, ext := range []string{"", packedExt} {
+			if err := os.Rename(l.name(i-1)+ext, l.name(i)+ext); err != nil && !errors.Is(err, os.ErrNotExist) {
+				return err
+			}
 		}
+	}
+	if l.opts.Compress && l.opts.MaxFiles > 1 {
+		l.packing.Go(func() { _ = pack(l.name(1)) }) // else it stays as it is
 	}
 	if l.opts.MaxFiles <= 1 {
 		if err := os.Remove(l.path); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -160,12 +160,20 @@ func (l *Log) watch() <-chan struct{} {
 
 // Close closes the file. Later writes are dropped; reading goes on working.
 func (l *Log) Close() error {
+	if l.queue != nil {
+		l.queue.close()
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.file == nil {
-		return nil
+	l.packing.Wait()
+	var err error
+	if l.opts.Forward != nil {
+		err = l.opts.Forward.Close()
 	}
-	err := l.file.Close()
+	if l.file == nil {
+		return err
+	}
+	err = errors.Join(err, l.file.Close())
 	l.file = nil
 	return err
 }
@@ -177,8 +185,10 @@ func (l *Log) Remove() error {
 		return err
 	}
 	for i := range max(l.opts.MaxFiles, 1) {
-		if e := os.Remove(l.name(i)); e != nil && !errors.Is(e, os.ErrNotExist) {
-			err = errors.Join(err, e)
+		for _, ext := range []string{"", packedExt} {
+			if e := os.Remove(l.name(i) + ext); e != nil && !errors.Is(e, os.ErrNotExist) {
+				err = errors.Join(err, e)
+			}
 		}
 	}
 	return err

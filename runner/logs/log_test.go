@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -123,9 +124,7 @@ func TestBoundsAndTornLines(t *testing.T) {
 	l := open(t, Options{})
 	base := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
 	for i := range 5 {
-		if err := l.append(Entry{Log: fmt.Sprint(i), Stream: "stdout", Time: base.Add(time.Duration(i) * time.Second)}); err != nil {
-			t.Fatal(err)
-		}
+		l.append(Entry{Log: fmt.Sprint(i), Stream: "stdout", Time: base.Add(time.Duration(i) * time.Second)})
 	}
 	if _, err := l.file.WriteString(`{"log":"torn`); err != nil {
 		t.Fatal(err)
@@ -134,9 +133,7 @@ func TestBoundsAndTornLines(t *testing.T) {
 	if err := l.open(); err != nil {
 		t.Fatal(err)
 	}
-	if err := l.append(Entry{Log: "after", Stream: "stdout", Time: base.Add(time.Hour)}); err != nil {
-		t.Fatal(err)
-	}
+	l.append(Entry{Log: "after", Stream: "stdout", Time: base.Add(time.Hour)})
 	got := read(t, l, Query{Tail: -1, Since: base.Add(time.Second), Until: base.Add(3 * time.Second)})
 	if strings.Join(got, "") != "123" {
 		t.Errorf("bounds: %q", got)
@@ -147,12 +144,30 @@ func TestBoundsAndTornLines(t *testing.T) {
 }
 
 func TestOptions(t *testing.T) {
-	o, err := ParseOptions(map[string]string{"max-size": "10m", "max-file": "3"})
-	if err != nil || o != (Options{MaxSize: 10e6, MaxFiles: 3}) {
+	of := Source{ID: "0123456789abcdef", Name: "web", Labels: map[string]string{"tier": "front", "x": ""}, Env: []string{"A=1", "B=2"}}
+	o, err := ParseOptions("", map[string]string{"max-size": "10m", "max-file": "3"}, of)
+	if err != nil || o.MaxSize != 10e6 || o.MaxFiles != 3 || o.NonBlocking || o.Attrs != nil {
 		t.Errorf("%+v %v", o, err)
 	}
-	for _, bad := range []map[string]string{{"tag": "x"}, {"max-size": "x"}, {"max-file": "0"}, {"max-file": "2"}} {
-		if _, err := ParseOptions(bad); !errdefs.IsInvalidArgument(err) {
+	o, err = ParseOptions("json-file", map[string]string{"mode": "non-blocking", "max-buffer-size": "4k", "labels": "tier", "env-regex": "^A",
+		"tag": "{{.Name}}/{{.ID}}"}, of)
+	want := map[string]string{"tier": "front", "A": "1", "tag": "web/0123456789ab"}
+	if err != nil || !o.NonBlocking || o.Buffer != 4096 || !maps.Equal(o.Attrs, want) {
+		t.Errorf("%+v %v", o, err)
+	}
+	if o, err = ParseOptions("local", nil, of); err != nil || o.MaxSize != 20<<20 || o.MaxFiles != 5 || !o.Compress {
+		t.Errorf("%+v %v", o, err)
+	}
+	for _, bad := range []map[string]string{
+		{"tags": "x"}, {"max-size": "x"}, {"max-file": "0"}, {"max-file": "2"}, {"mode": "sometimes"}, {"max-buffer-size": "1m"},
+		{"tag": "{{.Nothing"}, {"env-regex": "("}, {"compress": "true"}, {"syslog-address": "udp://x"},
+	} {
+		if _, err := ParseOptions("json-file", bad, of); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("%v: %v", bad, err)
+		}
+	}
+	for _, bad := range []map[string]string{{"syslog-address": "ftp://x"}, {"syslog-facility": "local9"}, {"syslog-format": "x"}} {
+		if _, err := ParseOptions("syslog", bad, of); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("%v: %v", bad, err)
 		}
 	}

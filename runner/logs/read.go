@@ -65,7 +65,9 @@ type reader struct {
 	fn    func(Entry) error
 	file  *os.File
 	buf   *bufio.Reader
-	part  []byte // of a line that is being written
+	part  []byte    // of a line that is being written
+	last  time.Time // of the last entry that was read
+	again bool      // the file is not the one that follows: what is not after last was read already
 }
 
 // drain passes on all complete lines there are.
@@ -95,6 +97,10 @@ func (r *reader) pass(line []byte) error {
 	if json.Unmarshal(line, &e) != nil { // cut off by a kill or a full disk
 		return nil
 	}
+	if r.again && !e.Time.After(r.last) {
+		return nil
+	}
+	r.last = e.Time
 	q := r.query
 	if !q.Until.IsZero() && e.Time.After(q.Until) {
 		return errUntil
@@ -154,8 +160,9 @@ func (r *reader) next() (*os.File, error) {
 		}
 	}
 	// Rotated away altogether: go on with the oldest that is left.
+	r.again = true
 	for i := max(r.log.opts.MaxFiles, 1) - 1; i >= 0; i-- {
-		f, err := os.Open(r.log.name(i))
+		f, err := openPacked(r.log.name(i))
 		if err == nil || !errors.Is(err, os.ErrNotExist) {
 			return f, err
 		}
@@ -169,7 +176,7 @@ func (l *Log) tail(n int) ([]*os.File, error) {
 	defer l.mu.Unlock()
 	var files []*os.File
 	for i := range max(l.opts.MaxFiles, 1) {
-		f, err := os.Open(l.name(i))
+		f, err := openPacked(l.name(i))
 		if errors.Is(err, os.ErrNotExist) {
 			break
 		}

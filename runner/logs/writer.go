@@ -64,11 +64,14 @@ func (w *writer) flush() {
 	if len(w.buf) == 0 {
 		return
 	}
-	_ = w.log.append(Entry{Log: string(w.buf), Stream: w.stream, Time: time.Now().UTC()})
+	w.log.append(Entry{Log: string(w.buf), Stream: w.stream, Time: time.Now().UTC()})
 	w.buf = w.buf[:0]
 }
 
 func (w *writer) Close() error {
 	w.flush()
+	if w.log.queue != nil {
+		w.log.queue.drain()
+	}
 	return nil
 }

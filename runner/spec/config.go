@@ -101,20 +101,21 @@ type Resources struct {
 	CgroupParent string `json:",omitempty"`
 	BlkioWeight  uint16 `json:",omitempty"`
 	Blkio
-	CPUPeriod         int64    `json:"CpuPeriod,omitempty"`
-	CPUQuota          int64    `json:"CpuQuota,omitempty"`
-	CPURealtimePeriod int64    `json:"CpuRealtimePeriod,omitempty"`
-	CPURealtimeQuota  int64    `json:"CpuRealtimeRuntime,omitempty"`
-	CpusetCpus        string   `json:",omitempty"`
-	CpusetMems        string   `json:",omitempty"`
-	Devices           []Device `json:",omitempty"`
-	DeviceCgroupRules []string `json:",omitempty"`
-	MemoryReservation int64    `json:",omitempty"`
-	MemorySwap        int64    `json:",omitempty"`
-	MemorySwappiness  *int64   `json:",omitempty"`
-	OomKillDisable    *bool    `json:",omitempty"`
-	PidsLimit         *int64   `json:",omitempty"`
-	Ulimits           []Ulimit `json:",omitempty"`
+	CPUPeriod         int64           `json:"CpuPeriod,omitempty"`
+	CPUQuota          int64           `json:"CpuQuota,omitempty"`
+	CPURealtimePeriod int64           `json:"CpuRealtimePeriod,omitempty"`
+	CPURealtimeQuota  int64           `json:"CpuRealtimeRuntime,omitempty"`
+	CpusetCpus        string          `json:",omitempty"`
+	CpusetMems        string          `json:",omitempty"`
+	Devices           []Device        `json:",omitempty"`
+	DeviceCgroupRules []string        `json:",omitempty"`
+	DeviceRequests    []DeviceRequest `json:",omitempty"`
+	MemoryReservation int64           `json:",omitempty"`
+	MemorySwap        int64           `json:",omitempty"`
+	MemorySwappiness  *int64          `json:",omitempty"`
+	OomKillDisable    *bool           `json:",omitempty"`
+	PidsLimit         *int64          `json:",omitempty"`
+	Ulimits           []Ulimit        `json:",omitempty"`
 }
 
 // Blkio are limits of block devices, each named by its path on the host.
@@ -150,6 +151,15 @@ type Device struct {
 	PathOnHost        string
 	PathInContainer   string
 	CgroupPermissions string
+}
+
+// DeviceRequest asks for devices by what they are: driver "cdi" for names of the Container Device Interface, or GPUs.
+type DeviceRequest struct {
+	Driver       string            `json:",omitempty"`
+	Count        int               `json:",omitempty"` // -1: all
+	DeviceIDs    []string          `json:",omitempty"`
+	Capabilities [][]string        `json:",omitempty"`
+	Options      map[string]string `json:",omitempty"`
 }
 
 // LogConfig chooses where output is kept: "json-file" (default) or "none".
