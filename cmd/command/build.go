@@ -22,7 +22,7 @@ import (
 // buildx's own; where its builder is a choice among several, ours is the daemon of this place.
 var buildxVerbs = []string{"build", "bake", "du", "prune"}
 
-// mountBuildx adds them to root, and the subcommands of buildx's history to docker's history.
+// mountBuildx adds them to root, the subcommands of buildx's history to docker's history, and all of buildx as buildx.
 func mountBuildx(root *cobra.Command, at *place) {
 	docker, err := command.NewDockerCli(command.WithStandardStreams())
 	if err != nil {
@@ -30,6 +30,9 @@ func mountBuildx(root *cobra.Command, at *place) {
 	}
 	d := &builderDriver{at: at}
 	driver.Register(d)
+	for _, name := range []string{"docker", "docker-container", "kubernetes", "remote"} {
+		driver.Register(called{d, name})
+	}
 	bx := buildx.NewRootCmd("buildx", false, docker)
 	_ = bx.PersistentFlags().Set("builder", "default") // the one of docker's own context, not the one last used
 	for _, name := range buildxVerbs {
@@ -42,6 +45,7 @@ func mountBuildx(root *cobra.Command, at *place) {
 		root.AddCommand(cmd)
 	}
 	extendBuild(child(root, "build"), at, d)
+	mountBuildxTree(root, at, d, docker)
 
 	history := child(root, "history")
 	builds := child(bx, "history")

@@ -31,7 +31,7 @@ type builderDriver struct {
 
 func (d *builderDriver) Name() string          { return "gantry" }
 func (d *builderDriver) Usage() string         { return "gantry" }
-func (d *builderDriver) AllowsInstances() bool { return false }
+func (d *builderDriver) AllowsInstances() bool { return true }
 
 func (d *builderDriver) Priority(context.Context, string, moby.APIClient, map[string][]string) int {
 	return 1
@@ -47,6 +47,20 @@ func (d *builderDriver) Config() driver.InitConfig                        { retu
 func (d *builderDriver) Bootstrap(context.Context, progress.Logger) error { return nil }
 func (d *builderDriver) Stop(context.Context, bool) error                 { return nil }
 func (d *builderDriver) Rm(context.Context, bool, bool, bool) error       { return nil }
+
+// called is the driver by another name: builders that a script makes with drivers of buildx's are this daemon, too.
+type called struct {
+	*builderDriver
+	name string
+}
+
+func (c called) Name() string            { return c.name }
+func (c called) Factory() driver.Factory { return c }
+
+// Priority keeps it from being taken where no driver is named.
+func (c called) Priority(context.Context, string, moby.APIClient, map[string][]string) int {
+	return 100
+}
 
 func (d *builderDriver) Info(context.Context) (*driver.Info, error) {
 	return &driver.Info{Status: driver.Running}, nil

@@ -33,7 +33,7 @@ func (s settings) devices() lookup.CDI {
 // facts adds to /info what only the daemon as a whole knows: what it carries, and how it is configured.
 func (d *daemon) facts(info *system.Info) {
 	info.ID = d.id()
-	info.ContainerdCommit.ID = version.Version
+	info.ContainerdCommit.ID = strings.TrimSuffix(version.Version, "+unknown")
 	info.RuncCommit.ID, info.InitCommit.ID, info.InitBinary = payload.Version("runc"), payload.Version(initProgram), initProgram
 	info.CDISpecDirs = append([]string{}, d.cfg.devices().Dirs...)
 	for _, name := range d.cfg.devices().Devices() {

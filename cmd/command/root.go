@@ -26,8 +26,9 @@ func Main(args []string) int {
 		}
 		return unknown(cmd, args[0])
 	}
-	root.AddCommand(registryCommand(at), daemonCommand(at), emulatorsCommand(at), doctorCommand(at), debugCommand(at), systemCommand(at))
+	root.AddCommand(registryCommand(at), daemonCommand(at), emulatorsCommand(at), doctorCommand(at), debugCommand(at))
 	thin.MountDocker(root, at.Place)
+	extendSystem(child(root, "system"), at)
 	for _, verb := range []string{"pull", "push"} {
 		speakHTTP(child(root, verb), at)
 	}

@@ -16,10 +16,11 @@ import (
 	"github.com/gantry-build/gantry/solver"
 )
 
-func systemCommand(at *place) *cobra.Command {
-	cmd := &cobra.Command{Use: "system", GroupID: "host", Short: "Manage what gantry has on this machine", Args: cobra.NoArgs}
-	cmd.AddCommand(systemReset(at))
-	return cmd
+// extendSystem adds to docker's system what is gantry's own.
+func extendSystem(cmd *cobra.Command, at *place) {
+	reset := systemReset(at)
+	reset.PersistentPreRunE = func(*cobra.Command, []string) error { return nil } // it needs no daemon
+	cmd.AddCommand(reset)
 }
 
 const resetWarning = `WARNING! This will remove, of the data root %s:

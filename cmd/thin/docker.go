@@ -15,11 +15,11 @@ var mounted = []string{
 	"run", "create", "start", "stop", "restart", "kill", "rm", "ps", "logs", "attach", "wait", "exec", "inspect",
 	"pause", "unpause", "rename", "top", "port", "events", "stats", "cp", "diff", "commit", "export", "update",
 	"images", "tag", "rmi", "pull", "push", "import", "save", "load", "history", "login", "logout", "info", "version",
-	"container", "image", "network", "volume",
+	"container", "image", "network", "volume", "system", "builder", "context", "search",
 }
 
 // extended are those of them that the engine adds to.
-var extended = []string{"pull", "push", "history"}
+var extended = []string{"pull", "push", "history", "system"}
 
 // MountDocker adds them to root. The daemon is started before the first of them runs.
 func MountDocker(root *cobra.Command, at *Place) { mount(root, at, mounted) }

@@ -1,0 +1,219 @@
+package command
+
+import (
+	"archive/tar"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/distribution/reference"
+	buildx "github.com/docker/buildx/commands"
+	"github.com/docker/buildx/store"
+	"github.com/docker/cli/cli/command"
+	moby "github.com/moby/moby/client"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/pelletier/go-toml/v2"
+	"github.com/spf13/cobra"
+
+	"github.com/gantry-build/gantry/exporter/trust"
+)
+
+// mountBuildxTree adds `buildx`, all of it: whichever builder a command names, it is the daemon of this place.
+func mountBuildxTree(root *cobra.Command, at *place, d *builderDriver, docker *command.DockerCli) {
+	bx := buildx.NewRootCmd("buildx", false, docker)
+	_ = bx.PersistentFlags().Set("builder", "default")
+	bx.GroupID = "build"
+	bx.Short = "Build with BuildKit, by the commands of docker's plugin"
+	bx.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return initBuildx(cmd, docker, at) }
+	extendBuild(child(bx, "build"), at, d)
+	tools := child(bx, "imagetools")
+	for _, cmd := range tools.Commands() {
+		mountImagetools(cmd, at, docker)
+	}
+	root.AddCommand(bx)
+}
+
+// toolsBuilder is the builder whose notes tell imagetools how registries are reached.
+const toolsBuilder = "gantry"
+
+// mountImagetools has a command reach registries as everything else here does, and take local images for sources.
+func mountImagetools(cmd *cobra.Command, at *place, docker *command.DockerCli) {
+	var plainHTTP []string
+	registryHTTPFlag(cmd.Flags(), &plainHTTP)
+	run := cmd.RunE
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := allowHTTP(at, plainHTTP); err != nil {
+			return err
+		}
+		names := slices.Clone(args)
+		if tags, err := cmd.Flags().GetStringArray("tag"); err == nil {
+			names = append(names, tags...)
+		}
+		if err := at.noteRegistries(names); err != nil {
+			return err
+		}
+		if err := cmd.Flags().Set("builder", toolsBuilder); err != nil {
+			return err
+		}
+		dir, err := os.MkdirTemp("", "gantry-imagetools-")
+		if err != nil {
+			return err
+		}
+		defer os.RemoveAll(dir)
+		for i := range args {
+			if args[i], err = at.layoutOf(cmd.Context(), docker.Client(), args[i], filepath.Join(dir, fmt.Sprint(i))); err != nil {
+				return err
+			}
+		}
+		return trust.ExplainText(run(cmd, args))
+	}
+}
+
+// noteRegistries writes, where buildx looks for it, how the registries of some images are reached: a builder whose
+// configuration says so.
+func (p *place) noteRegistries(names []string) error {
+	cfg, err := loadConfig(p)
+	if err != nil {
+		return err
+	}
+	trusted := trust.New(trust.Options{Root: p.Root(), Static: cfg.Registries})
+	files := map[string][]byte{}
+	type table struct {
+		Mirrors []string            `toml:"mirrors,omitempty"`
+		HTTP    *bool               `toml:"http,omitempty"`
+		Skip    *bool               `toml:"insecure,omitempty"`
+		CA      []string            `toml:"ca,omitempty"`
+		Pairs   []map[string]string `toml:"keypair,omitempty"`
+	}
+	registries := map[string]table{}
+	keep := func(path string) (string, error) {
+		data, err := os.ReadFile(path)
+		name := fmt.Sprintf("certs/%d.pem", len(files))
+		files[name] = data
+		return "/etc/buildkit/" + name, err // where buildx takes its files to lie
+	}
+	for _, n := range names {
+		named, err := reference.ParseNormalizedNamed(n)
+		if err != nil {
+			continue // a layout, or a digest
+		}
+		configs, err := trusted.Config(reference.Domain(named))
+		if err != nil {
+			return err
+		}
+		for host, c := range configs {
+			t := table{Mirrors: c.Mirrors, HTTP: c.PlainHTTP, Skip: c.Insecure}
+			for _, ca := range c.RootCAs {
+				path, err := keep(ca)
+				if err != nil {
+					return err
+				}
+				t.CA = append(t.CA, path)
+			}
+			for _, pair := range c.KeyPairs {
+				key, err1 := keep(pair.Key)
+				cert, err2 := keep(pair.Certificate)
+				if err := errors.Join(err1, err2); err != nil {
+					return err
+				}
+				t.Pairs = append(t.Pairs, map[string]string{"key": key, "cert": cert})
+			}
+			registries[host] = t
+		}
+	}
+	if files["buildkitd.toml"], err = toml.Marshal(map[string]any{"registry": registries}); err != nil {
+		return err
+	}
+	group := store.NodeGroup{Name: toolsBuilder, Driver: "gantry", Nodes: []store.Node{
+		{Name: toolsBuilder + "0", Endpoint: "unix://" + p.Socket(), Files: files},
+	}}
+	data, err := json.Marshal(group)
+	if err != nil {
+		return err
+	}
+	dir := filepath.Join(p.buildxDir(), "instances")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, toolsBuilder), data, 0o600)
+}
+
+// layoutOf is where an image can be read that is here and in no registry: an OCI layout below dir, in buildx's words. All
+// other names are returned as they are.
+func (p *place) layoutOf(ctx context.Context, engine moby.APIClient, name, dir string) (string, error) {
+	named, err := reference.ParseNormalizedNamed(name)
+	if err != nil || strings.Contains(name, "://") || strings.HasPrefix(name, "{") {
+		return name, nil
+	}
+	if _, err := engine.ImageInspect(ctx, name); err != nil {
+		return name, nil
+	}
+	if _, err := engine.DistributionInspect(ctx, reference.TagNameOnly(named).String(), moby.DistributionInspectOptions{}); err == nil {
+		return name, nil
+	}
+	archive, err := engine.ImageSave(ctx, []string{name})
+	if err != nil {
+		return "", err
+	}
+	defer archive.Close()
+	if err := unpackLayout(archive, dir); err != nil {
+		return "", fmt.Errorf("image %s: %w", name, err)
+	}
+	data, err := os.ReadFile(filepath.Join(dir, "index.json"))
+	if err != nil {
+		return "", err
+	}
+	var idx ocispec.Index
+	if err := json.Unmarshal(data, &idx); err != nil || len(idx.Manifests) == 0 {
+		return "", fmt.Errorf("image %s has no manifest here: %w", name, err)
+	}
+	return "oci-layout://" + dir + "@" + idx.Manifests[0].Digest.String(), nil
+}
+
+// unpackLayout writes the files of an archive below dir, which it makes.
+func unpackLayout(r io.Reader, dir string) error {
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	for tr := tar.NewReader(r); ; {
+		h, err := tr.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		name := filepath.Clean(h.Name)
+		if h.Typeflag == tar.TypeDir {
+			err = root.MkdirAll(name, 0o700)
+		} else if h.Typeflag == tar.TypeReg {
+			err = writeFile(root, name, tr)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func writeFile(root *os.Root, name string, r io.Reader) error {
+	if err := root.MkdirAll(filepath.Dir(name), 0o700); err != nil {
+		return err
+	}
+	f, err := root.Create(name)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(f, r)
+	return errors.Join(err, f.Close())
+}
