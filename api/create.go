@@ -103,21 +103,10 @@ func translate(name string, from, to any) error {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	if field := unknown(name, generic, reflect.TypeOf(to)); field != "" {
-		return fault.Invalid("%s is not supported%s", field, hint(field))
+		return fault.Invalid("%s is not supported", field)
 	}
 	if err := json.Unmarshal(data, to); err != nil {
 		return fault.Invalid("%s: %v", name, err)
 	}
 	return nil
-}
-
-// hint names the flag by which docker's users know a field.
-func hint(field string) string {
-	flags := map[string]string{
-		"HostConfig.StorageOpt": "--storage-opt",
-	}
-	if f := flags[field]; f != "" {
-		return " (" + f + ")"
-	}
-	return ""
 }

@@ -41,7 +41,8 @@ func (i *Images) Routes(r *Router) {
 	r.Handle(http.MethodGet, "/images/get", func(w http.ResponseWriter, req *http.Request) error {
 		return i.save(w, req, req.URL.Query()["names"])
 	})
-	r.Handle(http.MethodGet, "/images/{path...}", byLastWord(map[string]named{"json": i.inspect, "history": i.history, "get": i.saveOne, "attestations": i.attestations}))
+	r.Handle(http.MethodGet, "/images/{path...}",
+		byLastWord(map[string]named{"json": i.inspect, "history": i.history, "get": i.saveOne, "attestations": i.attestations}))
 	r.Handle(http.MethodPost, "/images/{path...}", byLastWord(map[string]named{"tag": i.tag, "push": i.push}))
 	r.Handle(http.MethodDelete, "/images/{path...}", func(w http.ResponseWriter, req *http.Request) error {
 		return i.remove(w, req, req.PathValue("path"))

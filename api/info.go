@@ -2,6 +2,7 @@ package api
 
 import (
 	"net/http"
+	"net/netip"
 	"os"
 	"runtime"
 	"strconv"
@@ -15,6 +16,51 @@ import (
 
 	"github.com/gantry-build/gantry/runner"
 )
+
+// Facts are what the daemon as a whole knows: what it carries, and how it is configured.
+type Facts struct {
+	ID                     string
+	Containerd, Runc, Init string // versions
+	InitBinary             string
+	CDIDirs, Devices       []string // where devices are described, and their names
+	Pools                  []netip.Prefix
+	PoolSizes              []int // bits of the networks that are made of each
+	Registries             []RegistryFacts
+}
+
+// RegistryFacts say how a registry is reached.
+type RegistryFacts struct {
+	Name     string
+	Mirrors  []string
+	Insecure bool
+}
+
+// add puts them where Docker has them.
+func (f Facts) add(info *system.Info) {
+	info.ID, info.InitBinary = f.ID, f.InitBinary
+	info.ContainerdCommit.ID, info.RuncCommit.ID, info.InitCommit.ID = f.Containerd, f.Runc, f.Init
+	info.CDISpecDirs = append([]string{}, f.CDIDirs...)
+	for _, name := range f.Devices {
+		info.DiscoveredDevices = append(info.DiscoveredDevices, system.DeviceInfo{Source: "cdi", ID: name})
+	}
+	for i, p := range f.Pools {
+		info.DefaultAddressPools = append(info.DefaultAddressPools, system.NetworkAddressPool{Base: p, Size: f.PoolSizes[i]})
+	}
+	c := &registry.ServiceConfig{ // loopback may be plain HTTP
+		InsecureRegistryCIDRs: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")},
+		IndexConfigs: map[string]*registry.IndexInfo{
+			"docker.io": {Name: "docker.io", Mirrors: []string{}, Secure: true, Official: true},
+		},
+	}
+	for _, r := range f.Registries {
+		mirrors := append([]string{}, r.Mirrors...)
+		c.IndexConfigs[r.Name] = &registry.IndexInfo{Name: r.Name, Mirrors: mirrors, Secure: !r.Insecure, Official: r.Name == "docker.io"}
+		if r.Name == "docker.io" {
+			c.Mirrors = mirrors
+		}
+	}
+	info.RegistryConfig = c
+}
 
 func (s *systemAPI) info(w http.ResponseWriter, r *http.Request) error {
 	host, _ := os.Hostname()
@@ -32,7 +78,8 @@ func (s *systemAPI) info(w http.ResponseWriter, r *http.Request) error {
 		MemoryLimit: has.Memory, SwapLimit: has.Swap, OomKillDisable: has.OomKillDisable, CPUCfsPeriod: has.CPU, CPUCfsQuota: has.CPU,
 		CPUShares: has.CPU, CPUSet: has.CPUSet, PidsLimit: has.Pids,
 		IPv4Forwarding: forwards(), NGoroutines: runtime.NumGoroutine(), NFd: len(files), NEventsListener: s.o.Runner.EventListeners(),
-		SystemTime: time.Now().Format(time.RFC3339Nano), LoggingDriver: "json-file", CgroupDriver: "cgroupfs", CgroupVersion: cgroupVersion(),
+		SystemTime: time.Now().Format(time.RFC3339Nano), LoggingDriver: "json-file",
+		CgroupDriver: "cgroupfs", CgroupVersion: cgroupVersion(),
 		KernelVersion: kernelVersion(), OperatingSystem: osRelease("PRETTY_NAME"), OSVersion: osRelease("VERSION_ID"), OSType: "linux",
 		Architecture: machine(), NCPU: runtime.NumCPU(), MemTotal: int64(mem.Totalram) * int64(max(mem.Unit, 1)),
 		IndexServerAddress: "https://index.docker.io/v1/", DockerRootDir: s.o.Root, RegistryConfig: &registry.ServiceConfig{},
@@ -47,7 +94,7 @@ func (s *systemAPI) info(w http.ResponseWriter, r *http.Request) error {
 	}
 	s.count(&info)
 	if s.o.Info != nil {
-		s.o.Info(&info)
+		s.o.Info().add(&info)
 	}
 	answer, err := infoFor(r, info)
 	if err != nil {

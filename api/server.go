@@ -11,7 +11,6 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
-	"github.com/moby/moby/api/types/system"
 	"github.com/moby/moby/client/pkg/versions"
 
 	"github.com/gantry-build/gantry/internal/fault"
@@ -39,8 +38,8 @@ type Options struct {
 	// empty.
 	MinVersion string
 
-	Info  func(*system.Info) // adds to /info what others know; may be nil
-	Extra []func(r *Router)  // further endpoints
+	Info  func() Facts      // what others know, for /info; may be nil
+	Extra []func(r *Router) // further endpoints
 }
 
 // HandlerFunc answers a request. An error that it returns before it has written anything becomes the

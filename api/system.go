@@ -42,7 +42,8 @@ func (s *systemAPI) version(w http.ResponseWriter, _ *http.Request) error {
 		Components: []system.ComponentVersion{{
 			Name: "Engine", Version: s.o.Version,
 			Details: map[string]string{
-				"ApiVersion": MaxVersion, "MinAPIVersion": s.o.MinVersion, "Experimental": "false", "Os": runtime.GOOS, "Arch": runtime.GOARCH,
+				"ApiVersion": MaxVersion, "MinAPIVersion": s.o.MinVersion, "Experimental": "false", "Os": runtime.GOOS,
+				"Arch":      runtime.GOARCH,
 				"GoVersion": runtime.Version(), "KernelVersion": kernel,
 			},
 		}},

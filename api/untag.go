@@ -150,7 +150,8 @@ func (i *Images) conflict(name string, rec images.Image, same []images.Image, fo
 	id := stringid.TruncateID(rec.Target.Digest.String())
 	using := users(i.Records(), rec.Target.Digest.String())
 	refuse := func(what, how, why string, args ...any) error {
-		return fmt.Errorf("conflict: unable to delete %s (%s) - %s: %w", what, how, fmt.Sprintf(why, args...), errdefs.ErrFailedPrecondition)
+		return fmt.Errorf("conflict: unable to delete %s (%s) - %s: %w",
+			what, how, fmt.Sprintf(why, args...), errdefs.ErrFailedPrecondition)
 	}
 	if !byID(name, rec) {
 		if len(using) == 0 || force {

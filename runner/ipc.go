@@ -48,7 +48,8 @@ func (m *Manager) shareIPC(rec Record) (shm, ns string, err error) {
 	case mode == "host":
 		return "/dev/shm", fmt.Sprintf("/proc/%d/ns/ipc", other.State.Pid), nil
 	case mode != "shareable":
-		return "", "", fault.Conflict("can't join IPC of container %s: non-shareable IPC (hint: use IpcMode:shareable for the donor container)",
+		return "", "", fault.Conflict("can't join IPC of container %s: non-shareable IPC (hint: use IpcMode:shareable for the donor "+
+			"container)",
 			other.ID)
 	}
 	return m.shmDir(other.ID), fmt.Sprintf("/proc/%d/ns/ipc", other.State.Pid), nil
@@ -62,7 +63,8 @@ func (m *Manager) mountShm(rec Record) (dir, ns string, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", "", err
 	}
-	err = unix.Mount("shm", dir, "tmpfs", unix.MS_NOEXEC|unix.MS_NOSUID|unix.MS_NODEV, fmt.Sprintf("mode=1777,size=%d", rec.HostConfig.ShmSize))
+	err = unix.Mount("shm", dir, "tmpfs", unix.MS_NOEXEC|unix.MS_NOSUID|unix.MS_NODEV,
+		fmt.Sprintf("mode=1777,size=%d", rec.HostConfig.ShmSize))
 	if err != nil {
 		return "", "", fmt.Errorf("mounting /dev/shm of container %s: %w", rec.ID, err)
 	}

@@ -38,7 +38,8 @@ func (m *Mover) Tags(ctx context.Context, repository reference.Named, c Credenti
 			return tags, nil
 		}
 	}
-	return nil, fmt.Errorf("listing the tags of %s: %w", reference.FamiliarName(repository), trust.Explain(reference.Domain(repository), err))
+	return nil, fmt.Errorf("listing the tags of %s: %w",
+		reference.FamiliarName(repository), trust.Explain(reference.Domain(repository), err))
 }
 
 func tagsAt(ctx context.Context, h docker.RegistryHost, path string) (all []string, err error) {

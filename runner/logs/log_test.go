@@ -149,8 +149,9 @@ func TestOptions(t *testing.T) {
 	if err != nil || o.MaxSize != 10e6 || o.MaxFiles != 3 || o.NonBlocking || o.Attrs != nil {
 		t.Errorf("%+v %v", o, err)
 	}
-	o, err = ParseOptions("json-file", map[string]string{"mode": "non-blocking", "max-buffer-size": "4k", "labels": "tier", "env-regex": "^A",
-		"tag": "{{.Name}}/{{.ID}}"}, of)
+	o, err = ParseOptions("json-file",
+		map[string]string{"mode": "non-blocking", "max-buffer-size": "4k", "labels": "tier", "env-regex": "^A",
+			"tag": "{{.Name}}/{{.ID}}"}, of)
 	want := map[string]string{"tier": "front", "A": "1", "tag": "web/0123456789ab"}
 	if err != nil || !o.NonBlocking || o.Buffer != 4096 || !maps.Equal(o.Attrs, want) {
 		t.Errorf("%+v %v", o, err)

@@ -43,7 +43,8 @@ func parseSecurity(opts []string) (s security, err error) {
 		case i < 0:
 			return s, fault.Invalid("invalid --security-opt 1: %q", o)
 		case name == "apparmor", name == "label":
-			return s, fault.Invalid("security option %q is not supported: this machine's containers have no AppArmor profile and no SELinux "+
+			return s, fault.Invalid("security option %q is not supported: this machine's containers have no AppArmor profile and no "+
+				"SELinux "+
 				"label; use apparmor=unconfined or label=disable", o)
 		default:
 			return s, fault.Invalid("invalid --security-opt 2: %q", o)

@@ -142,7 +142,8 @@ func (s *Store) aboveRoot(p *MountPoint) error {
 		p.Propagation, p.Mount.Propagation = "rslave", "rslave"
 	case "rslave", "rshared":
 	default:
-		return fault.Invalid("invalid mount config: must use either propagation mode \"rslave\" or \"rshared\" when mount source is within the "+
+		return fault.Invalid("invalid mount config: must use either propagation mode \"rslave\" or \"rshared\" when mount source is "+
+			"within the "+
 			"daemon root, daemon root: %q, bind mount source: %q, propagation: %q", s.root, p.Source, p.Propagation)
 	}
 	return nil
