@@ -22,10 +22,14 @@ type Usage struct {
 	Images *Images
 	Build  *Build
 	Runner *runner.Manager
+	Root   string // data root
 }
 
-// Routes adds GET /system/df.
-func (u *Usage) Routes(r *Router) { r.Handle(http.MethodGet, "/system/df", u.df) }
+// Routes adds GET /system/df, and gantry's own GET /gantry/disk.
+func (u *Usage) Routes(r *Router) {
+	r.Handle(http.MethodGet, "/system/df", u.df)
+	r.Handle(http.MethodGet, "/gantry/disk", u.why)
+}
 
 func (u *Usage) df(w http.ResponseWriter, r *http.Request) error {
 	types := r.URL.Query()["type"]

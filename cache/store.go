@@ -71,6 +71,9 @@ type Store struct {
 	aliasing sync.Mutex
 }
 
+// Root is where the store's files are.
+func (s *Store) Root() string { return s.opts.Root }
+
 // Rootfs is where the root file system of a container is mounted while it runs.
 func (s *Store) Rootfs(container string) string {
 	return filepath.Join(s.opts.State, "io.containerd.runtime.v2.task", Namespace, container, "rootfs")

@@ -75,12 +75,28 @@ func mountImagetools(cmd *cobra.Command, at *place, docker *command.DockerCli) {
 	}
 }
 
-// noteRegistries writes, where buildx looks for it, how the registries of some images are reached: a builder whose
-// configuration says so.
+// noteRegistries writes, where buildx looks for it, how the registries of some images are reached.
 func (p *place) noteRegistries(names []string) error {
-	cfg, err := loadConfig(p)
+	group, err := p.registries(names)
 	if err != nil {
 		return err
+	}
+	data, err := json.Marshal(group)
+	if err != nil {
+		return err
+	}
+	dir := filepath.Join(p.buildxDir(), "instances")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, toolsBuilder), data, 0o600)
+}
+
+// registries says how the registries of some images are reached as buildx has it: a builder whose configuration says so.
+func (p *place) registries(names []string) (*store.NodeGroup, error) {
+	cfg, err := loadConfig(p)
+	if err != nil {
+		return nil, err
 	}
 	trusted := trust.New(trust.Options{Root: p.Root(), Static: cfg.Registries})
 	files := map[string][]byte{}
@@ -105,14 +121,14 @@ func (p *place) noteRegistries(names []string) error {
 		}
 		configs, err := trusted.Config(reference.Domain(named))
 		if err != nil {
-			return err
+			return nil, err
 		}
 		for host, c := range configs {
 			t := table{Mirrors: c.Mirrors, HTTP: c.PlainHTTP, Skip: c.Insecure}
 			for _, ca := range c.RootCAs {
 				path, err := keep(ca)
 				if err != nil {
-					return err
+					return nil, err
 				}
 				t.CA = append(t.CA, path)
 			}
@@ -120,28 +136,17 @@ func (p *place) noteRegistries(names []string) error {
 				key, err1 := keep(pair.Key)
 				cert, err2 := keep(pair.Certificate)
 				if err := errors.Join(err1, err2); err != nil {
-					return err
+					return nil, err
 				}
 				t.Pairs = append(t.Pairs, map[string]string{"key": key, "cert": cert})
 			}
 			registries[host] = t
 		}
 	}
-	if files["buildkitd.toml"], err = toml.Marshal(map[string]any{"registry": registries}); err != nil {
-		return err
-	}
-	group := store.NodeGroup{Name: toolsBuilder, Driver: "gantry", Nodes: []store.Node{
+	files["buildkitd.toml"], err = toml.Marshal(map[string]any{"registry": registries})
+	return &store.NodeGroup{Name: toolsBuilder, Driver: "gantry", Nodes: []store.Node{
 		{Name: toolsBuilder + "0", Endpoint: "unix://" + p.Socket(), Files: files},
-	}}
-	data, err := json.Marshal(group)
-	if err != nil {
-		return err
-	}
-	dir := filepath.Join(p.buildxDir(), "instances")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	return os.WriteFile(filepath.Join(dir, toolsBuilder), data, 0o600)
+	}}, err
 }
 
 // layoutOf is where an image can be read that is here and in no registry: an OCI layout below dir, in buildx's words. All

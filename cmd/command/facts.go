@@ -1,11 +1,15 @@
 package command
 
 import (
+	"context"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+
+	controlapi "github.com/moby/buildkit/api/services/control"
+	"google.golang.org/grpc"
 
 	"github.com/containerd/containerd/v2/version"
 	"github.com/google/uuid"
@@ -13,6 +17,7 @@ import (
 
 	"github.com/gantry-build/gantry/api"
 	"github.com/gantry-build/gantry/internal/payload"
+	"github.com/gantry-build/gantry/internal/space"
 	"github.com/gantry-build/gantry/internal/state"
 	"github.com/gantry-build/gantry/runner/lookup"
 )
@@ -45,6 +50,19 @@ func (d *daemon) facts() api.Facts {
 		})
 	}
 	return f
+}
+
+// leastToBuild is what a build takes at least: a few records and directories.
+const leastToBuild = 64 << 20
+
+// roomToBuild refuses builds on a full disk before they begin.
+func (d *daemon) roomToBuild(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	if _, ok := req.(*controlapi.SolveRequest); ok {
+		if err := space.Check(d.at.Root(), leastToBuild, "a build"); err != nil {
+			return nil, err
+		}
+	}
+	return next(ctx, req)
 }
 
 // id is the engine's, made once for a data root.

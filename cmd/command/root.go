@@ -26,7 +26,7 @@ func Main(args []string) int {
 		}
 		return unknown(cmd, args[0])
 	}
-	root.AddCommand(registryCommand(at), daemonCommand(at), emulatorsCommand(at), doctorCommand(at), debugCommand(at))
+	root.AddCommand(registryCommand(at), daemonCommand(at), emulatorsCommand(at), doctorCommand(at), debugCommand(at), manifestCommand(at))
 	thin.MountDocker(root, at.Place)
 	extendSystem(child(root, "system"), at)
 	for _, verb := range []string{"pull", "push"} {

@@ -5,14 +5,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
+	"text/tabwriter"
 
+	"github.com/docker/go-units"
 	moby "github.com/moby/moby/client"
 	"github.com/spf13/cobra"
 
+	"github.com/gantry-build/gantry/api"
 	"github.com/gantry-build/gantry/solver"
 )
 
@@ -21,6 +25,39 @@ func extendSystem(cmd *cobra.Command, at *place) {
 	reset := systemReset(at)
 	reset.PersistentPreRunE = func(*cobra.Command, []string) error { return nil } // it needs no daemon
 	cmd.AddCommand(reset)
+	df := child(cmd, "df")
+	df.Short = "Show what takes the space of the disk"
+	why := false
+	df.Flags().BoolVar(&why, "why", false, "Say of each thing what keeps it, and what would take it away")
+	run := df.RunE
+	df.RunE = func(cmd *cobra.Command, args []string) error {
+		if !why {
+			return run(cmd, args)
+		}
+		return at.why(cmd.Context(), cmd.OutOrStdout())
+	}
+}
+
+// why prints what holds what.
+func (p *place) why(ctx context.Context, w io.Writer) error {
+	var all api.Holders
+	if err := p.call(ctx, http.MethodGet, "/gantry/disk", &all); err != nil {
+		return err
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
+	fmt.Fprintln(t, "TYPE\tNAME\tSIZE\tFREE WITHOUT IT\tKEPT BY")
+	for _, h := range all.Holders {
+		kept := strings.Join(h.KeptBy, ", ")
+		if h.Free != "" {
+			kept = strings.TrimPrefix(kept+"; ", "; ") + "nobody: " + h.Free
+			if len(h.KeptBy) > 0 {
+				kept = strings.Join(h.KeptBy, ", ") + "; the rest by nobody: " + h.Free
+			}
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", h.Kind, h.Name, units.HumanSize(float64(h.Bytes)), units.HumanSize(float64(h.Own)), kept)
+	}
+	fmt.Fprintf(t, "%s\t%s\t%s\t\t\n", "left", all.Root, units.HumanSize(float64(all.Free)))
+	return t.Flush()
 }
 
 const resetWarning = `WARNING! This will remove, of the data root %s:

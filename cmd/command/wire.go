@@ -159,7 +159,7 @@ func (d *daemon) openSolver(ctx context.Context, cfg *config.Config, runc string
 	d.solver, err = solver.Start(ctx, solver.Options{
 		Root: filepath.Join(d.at.Root(), "solver"), Store: d.store, Runc: runc, Config: cfg, Version: thin.Version,
 		Platforms: d.qemu, Hosts: trusted.Hosts, Sandbox: d.sandbox, Gateway: d.network.Default().Up, Scan: listSoftware,
-		Requests: []grpc.UnaryServerInterceptor{attest.OwnScanner(solver.Scanner, solver.ScannerEpoch), image.SharedLayers},
+		Requests: []grpc.UnaryServerInterceptor{d.roomToBuild, attest.OwnScanner(solver.Scanner, solver.ScannerEpoch), image.SharedLayers},
 		Exporter: func(e solver.Exporting) exporter.Exporter {
 			if e.Name != client.ExporterImage {
 				return e.Stock
@@ -288,7 +288,7 @@ func (d *daemon) listen(trusted *trust.Store) error {
 	}
 	build := api.NewBuild(d.solver.Sessions, d.solver.Server)
 	build.Pruned = d.runner.Publish
-	usage := &api.Usage{Images: images, Build: build, Runner: d.runner}
+	usage := &api.Usage{Images: images, Build: build, Runner: d.runner, Root: d.at.Root()}
 	handler := api.New(api.Options{
 		Runner: d.runner, Version: thin.Version, MinVersion: minVersion(d.log), Root: d.at.Root(), Images: images.Count, Log: d.log,
 		Info:  d.facts,

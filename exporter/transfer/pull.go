@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -43,6 +44,7 @@ func (m *Mover) Pull(
 		client.WithResolver(m.resolver(c)),
 		client.WithPlatformMatcher(match),
 		client.WithImageHandler(w.handler("Pulling fs layer")),
+		client.WithImageHandlerWrapper(func(h images.Handler) images.Handler { return m.fits(name, h) }),
 	)
 	w.stop()
 	if err != nil {
