@@ -241,7 +241,11 @@ func (p *peer) send(number byte, data []byte) error {
 // fail shows an error that came too late for a status.
 func (p *peer) fail(err error) {
 	p.stdout = true
-	_ = p.send(stream.Stdout, []byte(err.Error()+"\r\n"))
+	end := "\n"
+	if p.frames == nil { // a terminal
+		end = "\r\n"
+	}
+	_ = p.send(stream.Stdout, []byte(err.Error()+end))
 }
 
 // mux frames output for moby's stdcopy: stream, three zeros, length, data.

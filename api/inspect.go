@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/containerd/platforms"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/mount"
 	"github.com/moby/moby/api/types/network"
@@ -48,7 +47,7 @@ func inspection(rec runner.Record, dir string) (*container.InspectResponse, erro
 		State: state(rec.State), Image: rec.ImageID, ImageManifestDescriptor: manifestOf(rec),
 		ResolvConfPath: filepath.Join(dir, "resolv.conf"), HostnamePath: filepath.Join(dir, "hostname"),
 		HostsPath: filepath.Join(dir, "hosts"), RestartCount: rec.RestartCount,
-		Driver: "overlayfs", Platform: platforms.FormatAll(rec.Platform), Mounts: mountPoints(rec),
+		Driver: "overlayfs", Platform: rec.Platform.OS, Mounts: mountPoints(rec),
 		Config: &container.Config{}, HostConfig: &container.HostConfig{},
 		NetworkSettings: &container.NetworkSettings{Ports: portMap(rec), Networks: endpoints(rec)},
 	}

@@ -139,6 +139,9 @@ func (i *Images) importTar(w http.ResponseWriter, r *http.Request, from string, 
 		return out.fail(err)
 	}
 	i.tell(r.Context(), "import", target, target.Digest.String())
+	if o.Name != "" {
+		i.tell(r.Context(), "tag", target, o.Name)
+	}
 	out.send(jsonstream.Message{Status: target.Digest.String()})
 	return nil
 }

@@ -150,8 +150,7 @@ func (i *Images) conflict(name string, rec images.Image, same []images.Image, fo
 	id := stringid.TruncateID(rec.Target.Digest.String())
 	using := users(i.Records(), rec.Target.Digest.String())
 	refuse := func(what, how, why string, args ...any) error {
-		return fmt.Errorf("conflict: unable to delete %s (%s) - %s: %w",
-			what, how, fmt.Sprintf(why, args...), errdefs.ErrFailedPrecondition)
+		return fault.Conflict("conflict: unable to delete %s (%s) - %s", what, how, fmt.Sprintf(why, args...))
 	}
 	if !byID(name, rec) {
 		if len(using) == 0 || force {
@@ -191,8 +190,8 @@ func (i *Images) removePlatforms(ctx context.Context, w http.ResponseWriter, rec
 		d := all[n].Manifest.Digest
 		for _, c := range i.Records() {
 			if c.Manifest.Digest == d {
-				return fmt.Errorf("conflict: unable to delete platform %s (cannot be forced) - container %s is using it: %w",
-					platforms.Format(p), stringid.TruncateID(c.ID), errdefs.ErrFailedPrecondition)
+				return fault.Conflict("conflict: unable to delete platform %s (cannot be forced) - container %s is using it",
+					platforms.Format(p), stringid.TruncateID(c.ID))
 			}
 		}
 		if err := i.Store.Client.ContentStore().Delete(ctx, d); err != nil {

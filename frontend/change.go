@@ -1,7 +1,7 @@
 package frontend
 
 import (
-	"fmt"
+	"errors"
 	"maps"
 	"strings"
 
@@ -32,12 +32,18 @@ func Change(cfg *dockerspec.DockerOCIImageConfig, lines []string) error {
 		if err == nil {
 			err = change(cfg, cmd)
 		}
+		if errors.Is(err, errNoChange) {
+			return fault.Invalid("%s is not a valid change command", strings.ToUpper(node.Value))
+		}
 		if err != nil {
 			return fault.Invalid("change %q: %v", node.Original, err)
 		}
 	}
 	return nil
 }
+
+// errNoChange is about a line of a Dockerfile that can't change an image's configuration.
+var errNoChange = errors.New("no change of a configuration")
 
 // expand puts the values of the configuration's environment where a line has variables, and takes quotes away, in the
 // lines and words where a Dockerfile does.
@@ -94,7 +100,7 @@ func change(cfg *dockerspec.DockerOCIImageConfig, cmd any) error {
 	case *instructions.ShellCommand:
 		cfg.Shell = c.Shell
 	default:
-		return fmt.Errorf("it is not one that changes an image's configuration")
+		return errNoChange
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"time"
 
@@ -115,6 +116,9 @@ func (m *Manager) settle(rec *Record, networks []Attachment) (err error) {
 	}
 	if err := spec.Validate(*c, *h); err != nil {
 		return err
+	}
+	if most := int64(runtime.NumCPU()); h.NanoCPUs > most*1e9 {
+		return fault.Invalid("range of CPUs is from 0.01 to %d.00, as there are only %d CPUs available", most, most)
 	}
 	dropMemory(h)
 	if _, err := logs.ParseOptions(h.LogConfig.Type, h.LogConfig.Config, logSource(*rec)); err != nil {

@@ -33,7 +33,7 @@ func (m *Manager) freeze(ctx context.Context, ref string, pause bool) error {
 		if pause {
 			return fault.Conflict("container %s is already paused", c.id)
 		}
-		return fault.Conflict("container %s is not paused", c.id)
+		return fault.Conflict("Container %s is not paused", c.id)
 	}
 	act, word := r.task.Pause, "pause"
 	if !pause {

@@ -133,7 +133,8 @@ func (m *Manager) Rename(ref, name string) error {
 		return fault.Invalid("Renaming a container with the same name as its current name")
 	}
 	if _, err := m.reserve(name, c.id); err != nil {
-		return err
+		//lint:ignore ST1005 Docker's text
+		return fmt.Errorf("Error when allocating new name: %w", err)
 	}
 	if err := c.update(func(r *Record) { r.Name = name }); err != nil {
 		m.unreserve(name, c.id)

@@ -89,8 +89,11 @@ func (m *Manager) startFailed(c *container, cause error) error {
 	switch text := cause.Error(); {
 	case strings.Contains(text, "executable file not found"), strings.Contains(text, "no such file or directory"):
 		code, class = 127, true
-	case strings.Contains(text, "permission denied"), strings.Contains(text, "is a directory"):
+	case strings.Contains(text, "permission denied"):
 		code, class = 126, true
+	case strings.Contains(text, "is a directory"):
+		code, class = 126, true
+		cause = fmt.Errorf("%w: permission denied", cause) // which runc does not say
 	}
 	c.mu.Lock()
 	c.rec.State = State{ExitCode: code, Error: cause.Error(), StartedAt: c.rec.State.StartedAt, FinishedAt: time.Now().UTC()}

@@ -171,7 +171,7 @@ func (m *Manager) Kill(ctx context.Context, ref, name string) error {
 	sig := syscall.SIGKILL
 	if name != "" {
 		if sig, err = signal.ParseSignal(name); err != nil {
-			return fault.Invalid("%v", err)
+			return fault.Invalid("cannot kill container: %s: %v", ref, err)
 		}
 	}
 	ctx = context.WithoutCancel(cache.WithNamespace(ctx))

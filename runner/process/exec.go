@@ -140,7 +140,7 @@ func (e *process) fail(cause error) error {
 	if errdefs.IsConflict(cause) {
 		return cause
 	}
-	return fault.Invalid("OCI runtime exec failed: %v", cause)
+	return fault.Invalid("OCI runtime exec failed: %s", strings.TrimPrefix(cause.Error(), "OCI runtime exec failed: "))
 }
 
 func (e *process) finish(code int) {

@@ -67,7 +67,7 @@ func (t *Table) Create(ref string, cfg Config) (string, error) {
 		return "", fault.Invalid("No exec command specified")
 	}
 	if c.Paused {
-		return "", fault.Conflict("container %s is paused, unpause the container before exec", ref)
+		return "", fault.Conflict("Container %s is paused, unpause the container before exec", ref)
 	}
 	if _, err := c.user(cfg); err != nil {
 		return "", err

@@ -2,7 +2,10 @@ package process
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -15,15 +18,15 @@ import (
 	"github.com/gantry-build/gantry/internal/fault"
 )
 
-// Top lists the processes of a container in the columns of `ps -ef`, with the host's process and
-// user IDs. Only that format exists, since the host may have no ps to ask.
+// Top lists the processes of a container in the columns of `ps -ef`, with the host's process and user IDs; other
+// columns are those of the host's own ps, which must be there, and have to have the process ID among them.
 func Top(ctx context.Context, task client.Task, psArgs string) (titles []string, rows [][]string, err error) {
-	if psArgs != "" && psArgs != "-ef" {
-		return nil, nil, fault.Invalid("ps arguments %q are not supported: use -ef", psArgs)
-	}
 	pids, err := task.Pids(cache.WithNamespace(ctx))
 	if err != nil {
 		return nil, nil, fmt.Errorf("processes of container %s: %w", task.ID(), err)
+	}
+	if psArgs != "" && psArgs != "-ef" {
+		return ps(ctx, pids, psArgs)
 	}
 	names := userNames()
 	for _, p := range pids {
@@ -32,6 +35,37 @@ func Top(ctx context.Context, task client.Task, psArgs string) (titles []string,
 		}
 	}
 	return []string{"UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"}, rows, nil
+}
+
+// ps is what the host's ps prints of some processes.
+func ps(ctx context.Context, pids []client.ProcessInfo, args string) (titles []string, rows [][]string, err error) {
+	out, err := exec.CommandContext(ctx, "ps", strings.Fields(args)...).Output()
+	if errors.Is(err, exec.ErrNotFound) {
+		return nil, nil, fault.Invalid("this machine has no ps: only the columns of -ef can be shown")
+	}
+	if exit := new(exec.ExitError); errors.As(err, &exit) {
+		return nil, nil, fault.Invalid("ps: %s", strings.TrimSpace(string(exit.Stderr)))
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("ps: %w", err)
+	}
+	lines := strings.Split(strings.TrimRight(string(out), "\n"), "\n")
+	titles = strings.Fields(lines[0])
+	at := slices.Index(titles, "PID")
+	if at < 0 {
+		return nil, nil, fault.Invalid("Couldn't find PID field in ps output")
+	}
+	for _, line := range lines[1:] {
+		words := strings.Fields(line)
+		if len(words) <= at || len(words) < len(titles) || !slices.ContainsFunc(pids, func(p client.ProcessInfo) bool {
+			return words[at] == strconv.Itoa(int(p.Pid))
+		}) {
+			continue
+		}
+		last := len(titles) - 1 // which may have several words
+		rows = append(rows, append(words[:last:last], strings.Join(words[last:], " ")))
+	}
+	return titles, rows, nil
 }
 
 func userNames() map[uint64]string {

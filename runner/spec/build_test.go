@@ -123,7 +123,7 @@ func TestRefusals(t *testing.T) {
 		`unknown policy 'odd'`:     {RestartPolicy: RestartPolicy{Name: "odd"}},
 		`invalid CPU shares (-1)`:  {Resources: Resources{CPUShares: -1}},
 		`invalid Annotations`:      {Annotations: map[string]string{"": "x"}},
-		`log driver "gelf"`:        {LogConfig: LogConfig{Type: "gelf"}},
+		`logging plugin gelf`:      {LogConfig: LogConfig{Type: "gelf"}},
 		`runtime "kata"`:           {Runtime: "kata"},
 		`unknown capability`:       {CapAdd: []string{"FLY"}},
 		`security option "label=`:  {SecurityOpt: []string{"label=type:x"}},

@@ -128,7 +128,11 @@ func checkDir(c Config, _ HostConfig) error {
 }
 
 func checkLog(_ Config, h HostConfig) error {
-	return oneOf("log driver", h.LogConfig.Type, "", "json-file", "local", "journald", "syslog", "none")
+	name := h.LogConfig.Type
+	if !slices.Contains([]string{"", "json-file", "local", "journald", "syslog", "none"}, name) {
+		return fault.Invalid("error looking up logging plugin %s: plugin %q not found", name, name) // not a 404: docker run would pull
+	}
+	return nil
 }
 
 func checkHealth(c Config, _ HostConfig) error {

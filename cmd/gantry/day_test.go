@@ -16,12 +16,12 @@ import (
 	"github.com/gantry-build/gantry/internal/need"
 )
 
-const morning = "../../testdata/morning/"
+const day = "../../testdata/day/"
 
-// The unmodified docker CLI goes through a morning of networks and volumes with gantry as with dockerd, but for what is
+// The unmodified docker CLI goes through a day of networks, volumes, containers, images and builds with gantry as with dockerd, but for what is
 // listed with a reason. GANTRY_REFERENCE, the address of a dockerd, writes down what that answers instead; it is to have
 // nothing in it.
-func TestMorning(t *testing.T) {
+func TestDay(t *testing.T) {
 	g := newGantry(t)
 	g.base("linux/amd64")
 	c := newClient(t, g)
@@ -48,13 +48,13 @@ func TestMorning(t *testing.T) {
 		for _, b := range commands {
 			fmt.Fprintf(&out, "$ %s\n%s", b.command, said(t, env, b.command))
 		}
-		if err := os.WriteFile(morning+"reference", []byte(out.String()), 0o644); err != nil {
+		if err := os.WriteFile(day+"reference", []byte(out.String()), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		return
 	}
 	want, otherwise := answers(t, "reference"), answers(t, "differences")
-	if len(commands) < 60 {
+	if len(commands) < 150 {
 		t.Fatalf("%d commands", len(commands))
 	}
 	for _, b := range commands {
@@ -77,7 +77,7 @@ type block struct{ command, answer string }
 // Lines that begin with # are for people.
 func blocks(t *testing.T, name string, answered bool) (all []block) {
 	t.Helper()
-	text, err := os.ReadFile(morning + name)
+	text, err := os.ReadFile(day + name)
 	if err != nil {
 		t.Fatal(err)
 	}
