@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,6 +17,7 @@ import (
 	buildx "github.com/docker/buildx/commands"
 	"github.com/docker/buildx/store"
 	"github.com/docker/cli/cli/command"
+	"github.com/moby/buildkit/util/tracing"
 	moby "github.com/moby/moby/client"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/pelletier/go-toml/v2"
@@ -39,7 +41,7 @@ func mountBuildxTree(root *cobra.Command, at *place, d *builderDriver, docker *c
 	root.AddCommand(bx)
 }
 
-// toolsBuilder is the builder whose notes tell imagetools how registries are reached.
+// toolsBuilder is the builder whose configuration tells imagetools of mirrors.
 const toolsBuilder = "gantry"
 
 // mountImagetools has a command reach registries as everything else here does, and take local images for sources.
@@ -55,7 +57,7 @@ func mountImagetools(cmd *cobra.Command, at *place, docker *command.DockerCli) {
 		if tags, err := cmd.Flags().GetStringArray("tag"); err == nil {
 			names = append(names, tags...)
 		}
-		if err := at.noteRegistries(names); err != nil {
+		if err := errors.Join(at.noteRegistries(names), at.trustRegistries()); err != nil {
 			return err
 		}
 		if err := cmd.Flags().Set("builder", toolsBuilder); err != nil {
@@ -75,7 +77,7 @@ func mountImagetools(cmd *cobra.Command, at *place, docker *command.DockerCli) {
 	}
 }
 
-// noteRegistries writes, where buildx looks for it, how the registries of some images are reached.
+// noteRegistries writes the mirrors where buildx looks for them.
 func (p *place) noteRegistries(names []string) error {
 	group, err := p.registries(names)
 	if err != nil {
@@ -92,61 +94,38 @@ func (p *place) noteRegistries(names []string) error {
 	return os.WriteFile(filepath.Join(dir, toolsBuilder), data, 0o600)
 }
 
-// registries says how the registries of some images are reached as buildx has it: a builder whose configuration says so.
+// registries has the mirrors of some images' registries, as buildx has them: in the configuration of a builder.
 func (p *place) registries(names []string) (*store.NodeGroup, error) {
 	cfg, err := loadConfig(p)
 	if err != nil {
 		return nil, err
 	}
-	trusted := trust.New(trust.Options{Root: p.Root(), Static: cfg.Registries})
-	files := map[string][]byte{}
-	type table struct {
-		Mirrors []string            `toml:"mirrors,omitempty"`
-		HTTP    *bool               `toml:"http,omitempty"`
-		Skip    *bool               `toml:"insecure,omitempty"`
-		CA      []string            `toml:"ca,omitempty"`
-		Pairs   []map[string]string `toml:"keypair,omitempty"`
-	}
-	registries := map[string]table{}
-	keep := func(path string) (string, error) {
-		data, err := os.ReadFile(path)
-		name := fmt.Sprintf("certs/%d.pem", len(files))
-		files[name] = data
-		return "/etc/buildkit/" + name, err // where buildx takes its files to lie
-	}
+	mirrors := map[string]any{}
 	for _, n := range names {
 		named, err := reference.ParseNormalizedNamed(n)
 		if err != nil {
 			continue // a layout, or a digest
 		}
-		configs, err := trusted.Config(reference.Domain(named))
-		if err != nil {
-			return nil, err
-		}
-		for host, c := range configs {
-			t := table{Mirrors: c.Mirrors, HTTP: c.PlainHTTP, Skip: c.Insecure}
-			for _, ca := range c.RootCAs {
-				path, err := keep(ca)
-				if err != nil {
-					return nil, err
-				}
-				t.CA = append(t.CA, path)
-			}
-			for _, pair := range c.KeyPairs {
-				key, err1 := keep(pair.Key)
-				cert, err2 := keep(pair.Certificate)
-				if err := errors.Join(err1, err2); err != nil {
-					return nil, err
-				}
-				t.Pairs = append(t.Pairs, map[string]string{"key": key, "cert": cert})
-			}
-			registries[host] = t
+		if c := cfg.Registries[reference.Domain(named)]; len(c.Mirrors) > 0 {
+			mirrors[reference.Domain(named)] = map[string]any{"mirrors": c.Mirrors}
 		}
 	}
-	files["buildkitd.toml"], err = toml.Marshal(map[string]any{"registry": registries})
+	text, err := toml.Marshal(map[string]any{"registry": mirrors})
 	return &store.NodeGroup{Name: toolsBuilder, Driver: "gantry", Nodes: []store.Node{
-		{Name: toolsBuilder + "0", Endpoint: "unix://" + p.Socket(), Files: files},
+		{Name: toolsBuilder + "0", Endpoint: "unix://" + p.Socket(), Files: map[string][]byte{"buildkitd.toml": text}},
 	}}, err
+}
+
+// trustRegistries has buildx's clients of registries reach them as everything else here does. They are one for the whole
+// process (buildkit, util/tracing, v0.34.2; net/http's for tokens), which ends with the command.
+func (p *place) trustRegistries() error {
+	cfg, err := loadConfig(p)
+	if err != nil {
+		return err
+	}
+	client := &http.Client{Transport: trust.New(trust.Options{Root: p.Root(), Static: cfg.Registries}).Transport()}
+	tracing.DefaultClient, http.DefaultClient = client, client
+	return nil
 }
 
 // layoutOf is where an image can be read that is here and in no registry: an OCI layout below dir, in buildx's words. All

@@ -1,6 +1,8 @@
 package command
 
 import (
+	"errors"
+
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"context"
@@ -57,7 +59,7 @@ func (m *manifests) write(list string, have []member) error {
 // tools reach the registries of names.
 func (m *manifests) tools(names ...string) (*imagetools.Resolver, error) {
 	group, err := m.at.registries(names)
-	if err != nil {
+	if err = errors.Join(err, m.at.trustRegistries()); err != nil {
 		return nil, err
 	}
 	opt, err := storeutil.GetImageConfig(m.docker, group)

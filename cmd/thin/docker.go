@@ -1,12 +1,14 @@
 package thin
 
 import (
+	"os"
 	"slices"
 
 	"github.com/docker/cli/cli/command"
 	"github.com/docker/cli/cli/command/commands"
 	cliflags "github.com/docker/cli/cli/flags"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // mounted are the Docker CLI's verbs that the daemon answers. Their flags, output and exit codes
@@ -29,6 +31,7 @@ func mount(root *cobra.Command, at *Place, verbs []string) {
 	if err != nil {
 		return // it fails for unknown options only
 	}
+	at.prepareCompletion(docker, os.Args)
 	all := &cobra.Command{Use: "docker"}
 	commands.AddCommands(all, docker)
 	for _, cmd := range all.Commands() {
@@ -47,4 +50,20 @@ func mount(root *cobra.Command, at *Place, verbs []string) {
 		}
 		root.AddCommand(cmd)
 	}
+}
+
+// prepareCompletion makes the Docker CLI ready to be asked for names when a shell completes a command line: nothing else
+// runs before it. Which daemon is meant is read from the line, as far as it is there. None is started.
+func (p *Place) prepareCompletion(docker *command.DockerCli, args []string) {
+	if len(args) < 2 || args[1] != cobra.ShellCompRequestCmd && args[1] != cobra.ShellCompNoDescRequestCmd {
+		return
+	}
+	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
+	flags.ParseErrorsAllowlist.UnknownFlags = true
+	at := *p
+	at.Flags(flags)
+	_ = flags.Parse(args[2:]) // what is not finished yet
+	opts := cliflags.NewClientOptions()
+	opts.Hosts = []string{"unix://" + at.Socket()}
+	_ = docker.Initialize(opts)
 }

@@ -36,6 +36,18 @@ func (l *live) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
+// Transport sends each request as Hosts would have a client of its host send it, for programs that make their own clients.
+// It may be used from any goroutine.
+func (s *Store) Transport() http.RoundTripper { return every{s} }
+
+// every is live for whichever host a request is for.
+type every struct{ store *Store }
+
+func (e every) RoundTrip(req *http.Request) (*http.Response, error) {
+	const itself = 1 << 20 // after all mirrors
+	return (&live{store: e.store, host: publicName(req.URL.Host), index: itself}).RoundTrip(req)
+}
+
 // target is the registry itself, or for a token server or blob store elsewhere
 // the certificates named for that host; where there are none those of the
 // registry serve, since a private authority usually signs for both.

@@ -94,25 +94,6 @@ func (s *Store) Hosts(host string) ([]docker.RegistryHost, error) {
 	return out, nil
 }
 
-// Config says how host is reached, and each of its mirrors, in the form of buildkitd.toml's [registry."HOST"] tables, for
-// programs that make their own clients. It is as things are now. Errors are those of Hosts.
-func (s *Store) Config(host string) (map[string]resolverconfig.RegistryConfig, error) {
-	clean, err := cleanHost(host)
-	if err != nil {
-		return nil, err
-	}
-	configs, _, err := s.configs(clean)
-	if err != nil {
-		return nil, err
-	}
-	for h, c := range configs {
-		if configs[h], err = s.usable(c); err != nil {
-			return nil, fmt.Errorf("registry %s: %w", h, err)
-		}
-	}
-	return configs, nil
-}
-
 // route builds the host's configuration again only when a source changed, so
 // that requests share connections.
 func (s *Store) route(name string) (*route, error) {
