@@ -56,6 +56,9 @@ demo: ## set up, build gantry, build and push the sample for two platforms, run 
 test: setup bases peers vms ## run every test (as root)
 	$(if $(filter 0,$(shell id -u)),GANTRY_TEST_REQUIRE=all) $(GO) test -count=1 -timeout 40m $(TESTFLAGS) ./...
 
+faults: setup bases peers ## make every fault as often as a release wants it (as root)
+	GANTRY_FAULTS=all GANTRY_TEST_REQUIRE=all $(GO) test -count=1 -timeout 60m -v -run 'TestKillsInTheMiddle|TestNothingLeaks|TestLogFlood' ./cmd/gantry
+
 # Not: packages whose tests make namespaces, containers or daemons, or need a static test program, and
 # frontend, as BuildKit's Dockerfile frontend sets a field to one value from many goroutines
 # (frontend/dockerfile/builder/resolvecache.go:30, v0.34.2).
@@ -93,4 +96,4 @@ clean: ## remove what was built and downloaded
 	rm -rf bin .cache {internal/payload,cmd/gantry}/bin/*/{*.zst,manifest.json}
 
 FORCE:
-.PHONY: help build setup bases vms e2e-vm demo test race peers lint bench install clean FORCE
+.PHONY: help build setup bases vms e2e-vm demo test faults race peers lint bench install clean FORCE

@@ -48,7 +48,8 @@ func (m *Manager) shareIPC(rec Record) (shm, ns string, err error) {
 	case mode == "host":
 		return "/dev/shm", fmt.Sprintf("/proc/%d/ns/ipc", other.State.Pid), nil
 	case mode != "shareable":
-		return "", "", fault.Conflict("failed to join IPC namespace: container %s: non-shareable IPC (hint: use IpcMode:shareable for the donor "+
+		return "", "", fault.Conflict("failed to join IPC namespace: container %s: non-shareable IPC (hint: use IpcMode:shareable for "+
+			"the donor "+
 			"container)",
 			other.ID)
 	}

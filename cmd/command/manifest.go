@@ -61,7 +61,8 @@ func manifestCommand(at *place) *cobra.Command {
 	cmd.AddCommand(m.create(), m.annotate(), m.inspect(), m.push(), m.rm())
 	for _, c := range cmd.Commands() {
 		registryHTTPFlag(c.Flags(), &m.http)
-		c.Flags().BoolVar(&m.insecure, "insecure", false, "Accepted for docker's sake: what registries may be is `gantry registry trust`'s matter")
+		c.Flags().BoolVar(&m.insecure, "insecure", false, "Accepted for docker's sake: what registries may be is `gantry registry "+
+			"trust`'s matter")
 	}
 	return cmd
 }
@@ -246,7 +247,8 @@ func (m *manifests) push() *cobra.Command {
 
 func (m *manifests) rm() *cobra.Command {
 	return &cobra.Command{
-		Use: "rm MANIFEST_LIST [MANIFEST_LIST...]", Args: cobra.MinimumNArgs(1), Short: "Delete one or more manifest lists from local storage",
+		Use:  "rm MANIFEST_LIST [MANIFEST_LIST...]",
+		Args: cobra.MinimumNArgs(1), Short: "Delete one or more manifest lists from local storage",
 		RunE: func(_ *cobra.Command, args []string) (err error) {
 			for _, a := range args {
 				list, e := fullName(a)
