@@ -29,6 +29,7 @@ import (
 
 	"github.com/gantry-build/gantry/internal/compressed"
 	"github.com/gantry-build/gantry/internal/fault"
+	"github.com/gantry-build/gantry/internal/tarball"
 )
 
 // classic answers POST /build: what SDKs, test libraries and old clients ask, a context as a tar and options in the query.
@@ -117,7 +118,9 @@ func unpackContext(dir string, r io.Reader) error {
 		return fault.Invalid("the build context: %v", err)
 	}
 	defer plain.Close()
-	if err := archive.UntarUncompressed(plain, dir, &archive.TarOptions{}); err != nil {
+	fits := tarball.Fits(plain, dir)
+	defer fits.Close()
+	if err := archive.UntarUncompressed(fits, dir, &archive.TarOptions{}); err != nil {
 		return fault.Invalid("the build context is no tar that can be unpacked: %v", err)
 	}
 	return nil

@@ -14,6 +14,7 @@ import (
 	"github.com/moby/sys/symlink"
 
 	"github.com/gantry-build/gantry/internal/compressed"
+	"github.com/gantry-build/gantry/internal/tarball"
 
 	"github.com/gantry-build/gantry/cache"
 	"github.com/gantry-build/gantry/internal/fault"
@@ -161,6 +162,8 @@ func (m *Manager) Extract(ctx context.Context, ref, path string, o ExtractOption
 		return fault.Invalid("%v", err)
 	}
 	defer plain.Close()
+	fits := tarball.Fits(plain, m.o.Root)
+	defer fits.Close()
 	opts, release, err := archive.WithProcSelfFD(&archive.TarOptions{NoOverwriteDirNonDir: o.KeepKinds})
 	if err != nil {
 		return err
@@ -189,7 +192,7 @@ func (m *Manager) Extract(ctx context.Context, ref, path string, o ExtractOption
 			}
 			opts.ChownOpts = &archive.ChownOpts{UID: int(u.UID), GID: int(u.GID)}
 		}
-		return archive.UntarUncompressed(plain, abs, opts)
+		return archive.UntarUncompressed(fits, abs, opts)
 	})
 	if err == nil {
 		m.emit(rec, "extract-to-dir")

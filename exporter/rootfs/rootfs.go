@@ -25,6 +25,7 @@ import (
 	"github.com/gantry-build/gantry/cache/blob"
 	"github.com/gantry-build/gantry/exporter/layer"
 	"github.com/gantry-build/gantry/internal/compressed"
+	"github.com/gantry-build/gantry/internal/tarball"
 )
 
 // Options describe the image to make.
@@ -82,9 +83,11 @@ func (im *importer) layer(ctx context.Context, r io.Reader) (ocispec.Descriptor,
 		return ocispec.Descriptor{}, time.Time{}, fmt.Errorf("decompressing: %w", err)
 	}
 	defer plain.Close()
+	fits := tarball.Fits(plain, im.store.Root())
+	defer fits.Close()
 	var newest time.Time
 	desc, err := layer.Gzip(ctx, im.cs, func(_ context.Context, w io.Writer) (err error) {
-		newest, err = copyTar(w, plain)
+		newest, err = copyTar(w, fits)
 		return err
 	})
 	return desc, newest, err

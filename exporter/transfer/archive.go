@@ -19,6 +19,7 @@ import (
 	"github.com/gantry-build/gantry/cache"
 	"github.com/gantry-build/gantry/cache/blob"
 	"github.com/gantry-build/gantry/internal/compressed"
+	"github.com/gantry-build/gantry/internal/tarball"
 )
 
 // Load reads an archive of images, an OCI layout or what `docker save` writes, compressed or not,
@@ -42,8 +43,10 @@ func (m *Mover) Load(ctx context.Context, r io.Reader, only []ocispec.Platform) 
 		return nil, fmt.Errorf("reading the archive: %w", err)
 	}
 	defer plain.Close()
+	fits := tarball.Fits(plain, m.Store.Root())
+	defer fits.Close()
 	cs := m.Store.Client.ContentStore()
-	top, err := archive.ImportIndex(ctx, cs, plain)
+	top, err := archive.ImportIndex(ctx, cs, fits)
 	if err != nil {
 		return nil, fmt.Errorf("this is no archive of images (an OCI layout, or what docker save writes): %w: %w",
 			err, errdefs.ErrInvalidArgument)
