@@ -51,7 +51,7 @@ func asOfItsTime(r *http.Request, body *container.CreateRequest, mac string) err
 	if before(r, "1.43") {
 		h.Annotations = nil
 	}
-	if before(r, "1.44") && body.Healthcheck != nil {
+	if before(r, "1.44") && body.Config != nil && body.Healthcheck != nil {
 		body.Healthcheck.StartInterval = 0
 	}
 	for i := range h.Mounts {

@@ -18,7 +18,8 @@ func FuzzCreateRequest(f *testing.F) {
 	for _, s := range []string{
 		`{"Image":"a","Env":["A=1"],"HostConfig":{"Memory":1,"PortBindings":{"80/tcp":[{"HostPort":"1"}]}}}`,
 		`{"Image":"a","NetworkingConfig":{"EndpointsConfig":{"n":{"IPAMConfig":{"IPv4Address":"10.0.0.1"}}}}}`,
-		`{"Image":"a","Healthcheck":{"Test":["CMD","x"],"Interval":1},"HostConfig":{"Mounts":[{"Type":"bind","Source":"/","Target":"/x"}]}}`,
+		`{"Image":"a","Healthcheck":{"Test":["CMD","x"],"Interval":1}}`,
+		`{"Image":"a","HostConfig":{"Mounts":[{"Type":"bind","Source":"/","Target":"/x"}]}}`,
 		`{"Image":"a:b@sha256:` + strings.Repeat("0", 64) + `","MacAddress":"02:00:00:00:00:01"}`, `null`, `[]`, `{"Image":`, ``,
 	} {
 		f.Add(s)

@@ -10,8 +10,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/go-archive"
 	"github.com/moby/sys/symlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/gantry-build/gantry/internal/compressed"
 	"github.com/gantry-build/gantry/internal/tarball"
@@ -192,12 +194,25 @@ func (m *Manager) Extract(ctx context.Context, ref, path string, o ExtractOption
 			}
 			opts.ChownOpts = &archive.ChownOpts{UID: int(u.UID), GID: int(u.GID)}
 		}
-		return archive.UntarUncompressed(fits, abs, opts)
+		return archiveFault(archive.UntarUncompressed(fits, abs, opts))
 	})
 	if err == nil {
 		m.emit(rec, "extract-to-dir")
 	}
 	return missing(err, path, ref)
+}
+
+// archiveFault makes what is wrong with an archive its sender's fault; a disk that is full or broken is not.
+func archiveFault(err error) error {
+	if err == nil || errdefs.IsInvalidArgument(err) {
+		return err
+	}
+	for _, ours := range []error{unix.ENOSPC, unix.EDQUOT, unix.EIO, unix.EROFS} {
+		if errors.Is(err, ours) {
+			return err
+		}
+	}
+	return fault.Invalid("the archive can't be unpacked: %v", err)
 }
 
 // writable refuses what a container has for reading only, in Docker's words.

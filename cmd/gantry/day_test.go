@@ -18,7 +18,8 @@ import (
 
 const day = "../../testdata/day/"
 
-// The unmodified docker CLI goes through a day of networks, volumes, containers, images and builds with gantry as with dockerd, but for what is
+// The unmodified docker CLI goes through a day of networks, volumes, containers, images and builds with gantry as with
+// dockerd, but for what is
 // listed with a reason. GANTRY_REFERENCE, the address of a dockerd, writes down what that answers instead; it is to have
 // nothing in it.
 func TestDay(t *testing.T) {

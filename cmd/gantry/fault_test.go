@@ -14,8 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/moby/moby/api/pkg/stdcopy"
-	"github.com/moby/moby/api/types/container"
 	moby "github.com/moby/moby/client"
 )
 
@@ -120,19 +118,15 @@ func processesWith(t *testing.T, word string) (found []string) {
 func TestNothingLeaks(t *testing.T) {
 	g := newGantry(t)
 	g.run("build", "-q", "-t", "probe", probe(t))
-	api, err := moby.New(moby.WithHost("unix://" + g.status().Socket))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer api.Close()
-	pid := g.status().PID
+	daemon := g.status()
+	pid := daemon.PID
 	cycle := func(n int) {
 		t.Helper()
 		var all sync.WaitGroup
 		for w := range 4 {
 			all.Go(func() {
 				for i := range n / 4 {
-					if err := oneRun(t.Context(), api, fmt.Sprintf("c%d-%d", w, i)); err != nil {
+					if err := oneRun(t, daemon.Socket, fmt.Sprintf("c%d-%d", w, i)); err != nil {
 						t.Error(err)
 						return
 					}
@@ -153,39 +147,21 @@ func TestNothingLeaks(t *testing.T) {
 	})
 }
 
-func oneRun(ctx context.Context, api *moby.Client, name string) error {
-	c, err := api.ContainerCreate(ctx, moby.ContainerCreateOptions{
-		Name: name, Config: &container.Config{Image: "probe", Cmd: []string{"say", name}},
-	})
-	if err != nil {
-		return err
-	}
-	if _, err := api.ContainerStart(ctx, c.ID, moby.ContainerStartOptions{}); err != nil {
-		return err
-	}
-	ended := api.ContainerWait(ctx, c.ID, moby.ContainerWaitOptions{})
-	select {
-	case r := <-ended.Result:
-		if r.StatusCode != 0 {
-			return fmt.Errorf("%s ended with %d", name, r.StatusCode)
+// oneRun makes, starts, waits for, reads and removes a container.
+func oneRun(t *testing.T, socket, name string) error {
+	for _, step := range []struct{ what, body, want string }{
+		{"POST /containers/create?name=" + name, fmt.Sprintf(`{"Image":"probe","Cmd":["say",%q]}`, name), `{"Id":`},
+		{"POST /containers/" + name + "/start", "", ""},
+		{"POST /containers/" + name + "/wait", "", `{"StatusCode":0}`},
+		{"GET /containers/" + name + "/logs?stdout=1", "", name + "\n"},
+		{"DELETE /containers/" + name, "", ""},
+	} {
+		status, said := send(t, socket, step.what, []byte(step.body))
+		if status/100 != 2 || !strings.Contains(said, step.want) {
+			return fmt.Errorf("%s: %d %q", step.what, status, said)
 		}
-	case err := <-ended.Error:
-		return err
 	}
-	logs, err := api.ContainerLogs(ctx, c.ID, moby.ContainerLogsOptions{ShowStdout: true})
-	if err != nil {
-		return err
-	}
-	var out bytes.Buffer
-	if _, err := stdcopy.StdCopy(&out, io.Discard, logs); err != nil {
-		return err
-	}
-	logs.Close()
-	if out.String() != name+"\n" {
-		return fmt.Errorf("%s said %q", name, out.String())
-	}
-	_, err = api.ContainerRemove(ctx, c.ID, moby.ContainerRemoveOptions{})
-	return err
+	return nil
 }
 
 // usageOf are a process's open files, and the bytes of its memory that are no file's.

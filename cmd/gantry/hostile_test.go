@@ -228,6 +228,7 @@ func TestHalfOpenConnections(t *testing.T) {
 			_ = conn.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
 			_, _ = io.Copy(io.Discard, conn)
 		case 1:
+			_ = conn.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
 			_, _ = conn.Read(make([]byte, 1))
 		}
 		conn.Close()

@@ -105,6 +105,11 @@ func TestDiskBudget(t *testing.T) {
 		t.Errorf("%s", out)
 	}
 
+	noRoom(t, g)
+}
+
+// noRoom has a pull and a build fail in a data root that is nearly full.
+func noRoom(t *testing.T, g *gantry) {
 	host := g.registry(true)
 	big := t.TempDir()
 	for name, text := range map[string]string{"Dockerfile": "FROM scratch\nCOPY noise /\n"} {

@@ -16,7 +16,8 @@ func bomb(t *testing.T, size int64) []byte {
 	t.Helper()
 	var b bytes.Buffer
 	pax := ""
-	for _, kv := range []string{"GNU.sparse.major=1", "GNU.sparse.minor=0", "GNU.sparse.name=huge", fmt.Sprint("GNU.sparse.realsize=", size)} {
+	for _, kv := range []string{"GNU.sparse.major=1", "GNU.sparse.minor=0", "GNU.sparse.name=huge",
+		fmt.Sprint("GNU.sparse.realsize=", size)} {
 		n := len(kv) + 3
 		for len(fmt.Sprintf("%d %s\n", n, kv)) != n {
 			n++
@@ -64,7 +65,8 @@ func TestFits(t *testing.T) {
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
-	for what, data := range map[string][]byte{"a tar": b.Bytes(), "half a tar": b.Bytes()[:3000], "text": []byte("no tar"), "nothing": nil} {
+	for what, data := range map[string][]byte{"a tar": b.Bytes(), "half a tar": b.Bytes()[:3000],
+		"text": []byte("no tar"), "nothing": nil} {
 		if got, err := io.ReadAll(Fits(bytes.NewReader(data), dir)); err != nil || !bytes.Equal(got, data) {
 			t.Errorf("%s: %d bytes of %d, %v", what, len(got), len(data), err)
 		}
