@@ -17,8 +17,11 @@ import (
 	"github.com/gantry-build/gantry/runner"
 )
 
-// holdings is what something takes on the disk: bytes by a blob's digest or a snapshot's chain ID, as both are shared.
+// holdings is what something takes on the disk, in bytes: by a blob's digest, or by a snapshot's chain ID after
+// ofSnapshot, as both are shared. A layer that is no blob yet can have one and the same digest for both.
 type holdings map[string]int64
+
+const ofSnapshot = "snapshot/"
 
 func (h holdings) add(more holdings) {
 	for k, n := range more {
@@ -123,7 +126,7 @@ func (i *Images) snapshots(ctx context.Context, img *cache.Image) (held holdings
 			whole = false
 			continue
 		}
-		held[chain] = sizes[n]
+		held[ofSnapshot+chain] = sizes[n]
 	}
 	return held, whole
 }

@@ -128,10 +128,12 @@ func (i *Images) unused(ctx context.Context, f filters) ([]images.Image, error) 
 
 // exists tells whether a blob or snapshot of an image's holdings is still there.
 func (i *Images) exists(ctx context.Context, key string) bool {
-	if _, err := i.Store.Client.ContentStore().Info(ctx, digest.Digest(key)); !errdefs.IsNotFound(err) {
-		return true
+	var err error
+	if chain, snapshot := strings.CutPrefix(key, ofSnapshot); snapshot {
+		_, err = i.Store.Client.SnapshotService(cache.Snapshotter).Stat(ctx, chain)
+	} else {
+		_, err = i.Store.Client.ContentStore().Info(ctx, digest.Digest(key))
 	}
-	_, err := i.Store.Client.SnapshotService(cache.Snapshotter).Stat(ctx, key)
 	return !errdefs.IsNotFound(err)
 }
 

@@ -53,7 +53,7 @@ func (d *daemon) facts() api.Facts {
 }
 
 // leastToBuild is what a build takes at least: a few records and directories.
-const leastToBuild = 64 << 20
+const leastToBuild = 16 << 20
 
 // roomToBuild refuses builds on a full disk before they begin.
 func (d *daemon) roomToBuild(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {

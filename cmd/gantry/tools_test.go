@@ -158,7 +158,7 @@ func noRoom(t *testing.T, g *gantry) {
 	}
 	write(200)
 	small.fails([]string{"takes at least", "gantry system df --why", "gantry system prune"}, "pull", host+"/big")
-	write(30)
+	write(8)
 	small.fails([]string{"a build takes at least"}, "build", "-q", probe(t))
 	if err := os.Remove(fill); err != nil {
 		t.Fatal(err)

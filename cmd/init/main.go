@@ -16,6 +16,10 @@ import (
 
 func main() {
 	args := os.Args[1:]
+	if len(args) == 1 && args[0] == "--version" {
+		fmt.Println("docker-init version 1.0.0")
+		return
+	}
 	if len(args) > 0 && args[0] == "--" {
 		args = args[1:]
 	}
