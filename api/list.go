@@ -248,16 +248,8 @@ func portSummaries(rec runner.Record) []container.PortSummary {
 // untilOf reads prune's "until": a time, or how long ago.
 func untilOf(f filters) (until time.Time, err error) {
 	for _, v := range f.values("until") {
-		if d, err := time.ParseDuration(v); err == nil {
-			until = time.Now().Add(-d)
-			continue
-		}
-		if n, err := strconv.ParseInt(v, 10, 64); err == nil {
-			until = time.Unix(n, 0)
-			continue
-		}
-		if until, err = time.Parse(time.RFC3339, v); err != nil {
-			return until, fault.Invalid("invalid filter 'until=%s': want a duration, seconds since 1970 or RFC 3339", v)
+		if until, err = moment(v); err != nil {
+			return until, err
 		}
 	}
 	return until, nil
