@@ -1,11 +1,14 @@
 package command
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
+	"github.com/gantry-build/gantry/internal/resident"
 	"github.com/gantry-build/gantry/internal/state"
 )
 
@@ -32,4 +35,55 @@ func tookIdleMark(at *place) bool {
 	}
 	boot, berr := bootID()
 	return errors.Join(err, berr, os.Remove(idleMark(at))) == nil && string(mark) == string(boot)
+}
+
+// rest is how long nobody has to use a daemon before it gives back the memory that it does not need while it waits.
+const rest = 10 * time.Second
+
+func (d *daemon) release() (when time.Time) {
+	when = time.Now()
+	if err := resident.Release(); err != nil {
+		d.log.Debug("giving back memory", "error", err)
+	}
+	return when
+}
+
+// causeIdle is why a daemon ends that has nothing to look after.
+const causeIdle = "idle"
+
+// wait returns why the daemon should end: a signal, a request, or, when idle is set, that long
+// without a connection, a running container and a failed step that someone may want to look into.
+func (d *daemon) wait(ctx context.Context, idle time.Duration) string {
+	every := rest
+	if idle > 0 {
+		every = min(every, max(idle/10, 50*time.Millisecond))
+	}
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	last := time.Now()
+	released := d.release() // what the start has touched
+	for {
+		if used := d.server.Used(); used.After(released) && time.Since(used) >= rest {
+			released = d.release()
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx).Error()
+		case <-d.stop:
+			return "asked to"
+		case now := <-tick.C:
+			if idle == 0 {
+				continue
+			}
+			if used := d.server.Used(); used.After(last) {
+				last = used
+			}
+			if d.runner.Running() > 0 || len(d.solver.Failed("")) > 0 {
+				last = now
+			}
+			if now.Sub(last) > idle {
+				return causeIdle
+			}
+		}
+	}
 }

@@ -348,35 +348,6 @@ func (d *daemon) routes(r *api.Router) {
 	})
 }
 
-// causeIdle is why a daemon ends that has nothing to look after.
-const causeIdle = "idle"
-
-// wait returns why the daemon should end: a signal, a request, or, when idle is set, that long
-// without a connection, a running container and a failed step that someone may want to look into.
-func (d *daemon) wait(ctx context.Context, idle time.Duration) string {
-	tick := time.NewTicker(max(idle/10, 50*time.Millisecond))
-	defer tick.Stop()
-	last := time.Now()
-	for {
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx).Error()
-		case <-d.stop:
-			return "asked to"
-		case now := <-tick.C:
-			if d.runner.Running() > 0 || len(d.solver.Failed("")) > 0 {
-				last = now
-			}
-			if used := d.server.Used(); used.After(last) {
-				last = used
-			}
-			if idle > 0 && now.Sub(last) > idle {
-				return causeIdle
-			}
-		}
-	}
-}
-
 // Close ends the rooms in the reverse order of their opening.
 func (d *daemon) Close() {
 	d.end()

@@ -3,10 +3,19 @@ package thin
 import (
 	"os"
 	"slices"
+	_ "unsafe" // for go:linkname
 
 	"github.com/docker/cli/cli/command"
-	"github.com/docker/cli/cli/command/commands"
+	_ "github.com/docker/cli/cli/command/builder"
+	_ "github.com/docker/cli/cli/command/container"
+	_ "github.com/docker/cli/cli/command/context"
+	_ "github.com/docker/cli/cli/command/image"
+	_ "github.com/docker/cli/cli/command/network"
+	_ "github.com/docker/cli/cli/command/registry"
+	_ "github.com/docker/cli/cli/command/system"
+	_ "github.com/docker/cli/cli/command/volume"
 	cliflags "github.com/docker/cli/cli/flags"
+	"github.com/docker/cli/cli/version"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 )
@@ -23,6 +32,13 @@ var mounted = []string{
 // extended are those of them that the engine adds to.
 var extended = []string{"pull", "push", "history", "system"}
 
+// registered are the commands of the Docker CLI's packages that the program links. The CLI shows them by a package that
+// links all, and so Swarm's API and the schemas of Compose files, whose initialisation is half of a command's time. A
+// Docker CLI without this function does not link.
+//
+//go:linkname registered github.com/docker/cli/internal/commands.Commands
+func registered() []func(command.Cli) *cobra.Command
+
 // MountDocker adds them to root. The daemon is started before the first of them runs.
 func MountDocker(root *cobra.Command, at *Place) { mount(root, at, mounted) }
 
@@ -32,13 +48,12 @@ func mount(root *cobra.Command, at *Place, verbs []string) {
 		return // it fails for unknown options only
 	}
 	at.prepareCompletion(docker, os.Args)
-	all := &cobra.Command{Use: "docker"}
-	commands.AddCommands(all, docker)
-	for _, cmd := range all.Commands() {
+	version.Version, version.GitCommit, version.BuildTime = Version, "", "" // of the client, in `version`
+	for _, command := range registered() {
+		cmd := command(docker)
 		if !slices.Contains(verbs, cmd.Name()) {
 			continue
 		}
-		all.RemoveCommand(cmd)
 		cmd.GroupID = groupRun
 		cmd.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
 			if err := at.Connect(cmd.Context()); err != nil {

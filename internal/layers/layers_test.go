@@ -51,7 +51,8 @@ var giants = []upstream{
 	{"github.com/containerd/containerd/v2/core/metadata", []string{"cache"}, "is containerd's server side"},
 	{"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/task", []string{"cache/shim"}, "sets globals that break the daemon"},
 	{"github.com/distribution/distribution/v3/registry", []string{"registry"}, "is the registry server"},
-	{"github.com/docker/cli/cli/command/commands", []string{"cmd/thin"}, "is the Docker CLI's command tree"},
+	{"github.com/docker/cli/cli/command/container", []string{"cmd/thin"}, "is of the Docker CLI's command tree"},
+	{"github.com/docker/cli/cli/command/commands", []string{"cmd/command"}, "links all of the Docker CLI, Swarm too"},
 	{"github.com/docker/buildx/commands", []string{"cmd/command"}, "is buildx's command tree"},
 	{"github.com/moby/moby/api/types", []string{"api"}, "Engine API types stay in the API"},
 }
