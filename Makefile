@@ -9,6 +9,10 @@ TARGETARCH := $(or $(GOARCH),$(HOSTARCH))
 PROGRAM    := bin/gantry$(if $(filter-out $(HOSTARCH),$(TARGETARCH)),-$(TARGETARCH))
 BASES      ?= amd64 arm arm64
 LDFLAGS    := -s -w -X github.com/gantry-build/gantry/cmd/thin.Version=$(VERSION)
+ENGINELD    = $(LDFLAGS) $(foreach v,$(CARRIED),-X $(firstword $(subst =, ,$(v)))=$(shell $(GO) list -m -f '{{.Version}}' $(lastword $(subst =, ,$(v)))))
+# Which variables tell the versions of the command lines that gantry carries, and of which modules.
+CARRIED    := github.com/docker/buildx/version.Version=github.com/docker/buildx \
+	github.com/docker/compose/v5/internal.Version=github.com/docker/compose/v5
 
 export CGO_ENABLED = 0
 export GOARM ?= 7
@@ -27,7 +31,7 @@ ENGINE := .cache/engine/$(TARGETARCH)
 
 $(PROGRAM): payload FORCE
 	@mkdir -p bin $(ENGINE)
-	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(ENGINE)/gantry ./cmd/engine
+	$(GO) build -trimpath -ldflags '$(ENGINELD)' -o $(ENGINE)/gantry ./cmd/engine
 	@echo $(VERSION) >$(ENGINE)/gantry.version
 	env -u GOARCH -u GOARM $(GO) run ./internal/payload/pack -level 3 -arch $(TARGETARCH) -out cmd/gantry/bin/$(TARGETARCH) gantry=$(ENGINE)/gantry
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/gantry

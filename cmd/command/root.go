@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 
 	"github.com/docker/buildx/util/cobrautil"
@@ -18,8 +19,13 @@ import (
 
 // Main runs one command and returns the process's exit code.
 func Main(args []string) int {
+	args, done := asPlugin(os.Args[0], args)
+	if done {
+		return 0
+	}
 	at := &place{&thin.Place{}}
 	root := thin.Root(at.Place)
+	root.TraverseChildren = true // Compose's flags come before its verbs
 	root.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) == 0 {
 			return cmd.Help()
@@ -33,6 +39,7 @@ func Main(args []string) int {
 		speakHTTP(child(root, verb), at)
 	}
 	mountBuildx(root, at)
+	mountCompose(root, at)
 	return thin.Run(root, args, report)
 }
 

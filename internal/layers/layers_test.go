@@ -54,6 +54,7 @@ var giants = []upstream{
 	{"github.com/docker/cli/cli/command/container", []string{"cmd/thin"}, "is of the Docker CLI's command tree"},
 	{"github.com/docker/cli/cli/command/commands", []string{"cmd/command"}, "links all of the Docker CLI, Swarm too"},
 	{"github.com/docker/buildx/commands", []string{"cmd/command"}, "is buildx's command tree"},
+	{"github.com/docker/compose/v5", []string{"cmd/command"}, "is Compose"},
 	{"github.com/moby/moby/api/types", []string{"api"}, "Engine API types stay in the API"},
 }
 

@@ -19,7 +19,7 @@ import (
 
 func main() {
 	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "usage: probe say WORD... | serve ADDR TEXT | ask NAME | get URL | sleep | exit CODE | cat | arch | uid")
+		fmt.Fprintln(os.Stderr, "usage: probe say WORD... | serve ADDR TEXT | files ADDR DIR | ask NAME | get URL | sleep | deaf | exit CODE | cat | arch | uid")
 		os.Exit(2)
 	}
 	switch args := os.Args[2:]; os.Args[1] {
@@ -35,15 +35,11 @@ func main() {
 		code, _ := strconv.Atoi(args[0])
 		os.Exit(code)
 	case "serve":
-		go func() {
-			err := http.ListenAndServe(args[0], http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-				fmt.Fprintln(w, args[1], runtime.GOARCH)
-			}))
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}()
-		fmt.Println("serving")
-		sleep()
+		serve(args[0], http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			fmt.Fprintln(w, os.ExpandEnv(args[1]), runtime.GOARCH)
+		}))
+	case "files":
+		serve(args[0], http.FileServer(http.Dir(args[1])))
 	case "ask":
 		found, err := net.LookupHost(args[0])
 		said(err)
@@ -53,9 +49,19 @@ func main() {
 		res, err := (&http.Client{Timeout: 5 * time.Second}).Get(args[0])
 		said(err)
 		_, _ = io.Copy(os.Stdout, res.Body)
+	case "deaf":
+		signal.Ignore(syscall.SIGTERM, syscall.SIGINT)
+		time.Sleep(time.Hour)
 	case "sleep":
 		sleep()
 	}
+}
+
+// serve answers until it is told to stop.
+func serve(address string, h http.Handler) {
+	go func() { said(http.ListenAndServe(address, h)) }()
+	fmt.Println("serving")
+	sleep()
 }
 
 // said ends the program after an error.
