@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	buildx "github.com/docker/buildx/version"
 	"github.com/docker/cli/cli"
@@ -51,9 +52,10 @@ func mountCompose(root *cobra.Command, at *place) {
 var offline = []string{"config", "version"}
 
 // initCompose connects to the daemon, has builds find this program as docker's plugin buildx, and leaves signals to Compose,
-// which stops an application at the first and kills it at the second.
+// which stops an application at the first.
 func initCompose(cmd *cobra.Command, docker *command.DockerCli, at *place) error {
 	signal.Reset()
+	go leaveAtThird(docker)
 	cmd.SetContext(context.WithoutCancel(cmd.Context()))
 	if !slices.Contains(offline, cmd.Name()) {
 		if err := at.Connect(cmd.Context()); err != nil {
@@ -77,6 +79,19 @@ func initCompose(cmd *cobra.Command, docker *command.DockerCli, at *place) error
 		}
 	}
 	return nil
+}
+
+// leaveAtThird ends the program at the third signal to end, as docker does with its plugins (docker/cli, cmd/docker, v29).
+func leaveAtThird(docker *command.DockerCli) {
+	asked := make(chan os.Signal, 3)
+	signal.Notify(asked, syscall.SIGINT, syscall.SIGTERM)
+	for range 3 {
+		<-asked
+	}
+	fmt.Fprint(docker.Err(), "\ngot 3 SIGTERM/SIGINTs, forcefully exiting\n")
+	docker.In().RestoreTerminal()
+	docker.Out().RestoreTerminal()
+	os.Exit(1)
 }
 
 // buildxPlugin is the name by which docker and Compose call buildx.

@@ -220,6 +220,7 @@ services:
 // One file has a service for this machine's architecture and one for another, of one image.
 func TestComposeForTwoArchitectures(t *testing.T) {
 	g := newGantry(t)
+	g.run("ps")
 	d := dir(t, map[string]string{"compose.yaml": `name: mixed
 x-image: &image
   image: mixed:1

@@ -56,13 +56,14 @@ func checkModes(_ Config, h HostConfig) error {
 		return fault.Invalid("invalid cgroup namespace mode: %s", h.CgroupnsMode)
 	case h.UTSMode != "" && h.UTSMode != "host":
 		return fault.Invalid("invalid UTS mode: %s", h.UTSMode)
+	case !slices.Contains([]string{"", "runc", "io.containerd.runc.v2"}, h.Runtime):
+		return fault.Invalid("unknown or invalid runtime name: %s; there is runc", h.Runtime)
 	}
 	for _, c := range []struct {
 		option, value string
 		known         []string
 	}{
 		{"user namespace mode", h.UsernsMode, []string{"", "host"}},
-		{"runtime", h.Runtime, []string{"", "runc", "io.containerd.runc.v2"}},
 		{"isolation", h.Isolation, []string{"", "default"}},
 	} {
 		if err := oneOf(c.option, c.value, c.known...); err != nil {
