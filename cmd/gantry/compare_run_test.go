@@ -139,8 +139,7 @@ func oneExec(e cliEngine) time.Duration {
 	return timed(func() { e.run("exec", "execs", "true") })
 }
 
-// idleMemory is what the daemons of gantry and docker hold with twenty containers that sleep, as milliseconds for MiB: a
-// row has times.
+// idleMemory is what the daemons of gantry and docker hold with twenty containers that sleep, as seconds for MiB.
 func idleMemory(b *testing.B, g *gantry, ours, docker cliEngine, daemons []int) row {
 	hold := func(e cliEngine, pids ...int) time.Duration {
 		for i := range 20 {
@@ -156,11 +155,11 @@ func idleMemory(b *testing.B, g *gantry, ours, docker cliEngine, daemons []int) 
 			names = append(names, fmt.Sprint("idle", i))
 		}
 		e.run(append([]string{"rm", "-f"}, names...)...)
-		return time.Duration(kib) * time.Millisecond / 1024
+		return time.Duration(kib) * time.Second / 1024
 	}
 	return row{
-		name:   "memory of the idle daemon with 20 containers, s for GiB (peer: dockerd and containerd)",
-		gantry: []time.Duration{hold(ours, g.status().PID)}, peer: []time.Duration{hold(docker, daemons...)},
+		name:   "memory of the idle daemon with 20 containers (peer: dockerd and containerd)",
+		gantry: []time.Duration{hold(ours, g.status().PID)}, peer: []time.Duration{hold(docker, daemons...)}, unit: "MiB",
 	}
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"os"
 	"os/exec"
@@ -71,6 +72,7 @@ func timed(f func()) time.Duration {
 type row struct {
 	name         string
 	gantry, peer []time.Duration
+	unit         string // what a second stands for; "" is a second
 }
 
 func median(d []time.Duration) time.Duration {
@@ -78,8 +80,11 @@ func median(d []time.Duration) time.Duration {
 	return s[len(s)/2]
 }
 
-func span(d []time.Duration) string {
-	f := func(d time.Duration) string { return fmt.Sprintf("%.3g s", d.Seconds()) }
+func (r row) span(d []time.Duration) string {
+	f := func(d time.Duration) string { return fmt.Sprintf("%.3g %s", d.Seconds(), cmp.Or(r.unit, "s")) }
+	if len(d) == 1 {
+		return f(d[0])
+	}
 	return fmt.Sprintf("%s (%s to %s)", f(median(d)), f(slices.Min(d)), f(slices.Max(d)))
 }
 
@@ -89,7 +94,7 @@ func report(b *testing.B, name, peer string, rows []row) {
 	t.WriteString("| work | gantry: median (range) | " + peer + " | ratio |\n|---|---|---|---|\n")
 	for _, r := range rows {
 		ratio := median(r.gantry).Seconds() / median(r.peer).Seconds()
-		fmt.Fprintf(&t, "| %s, n=%d | %s | %s | **%.2f** |\n", r.name, len(r.gantry), span(r.gantry), span(r.peer), ratio)
+		fmt.Fprintf(&t, "| %s, n=%d | %s | %s | **%.2f** |\n", r.name, len(r.gantry), r.span(r.gantry), r.span(r.peer), ratio)
 	}
 	b.Log("\n" + t.String())
 	page := "../../docs/benchmarks.md"
