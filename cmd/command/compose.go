@@ -45,6 +45,7 @@ func mountCompose(root *cobra.Command, at *place) {
 		}
 		return prepare(cmd, args)
 	}
+	locateErrors(cmd, cmd.Flags())
 	root.AddCommand(cmd)
 }
 

@@ -23,32 +23,35 @@ func TestComposeBadInput(t *testing.T) {
 	g.run("create", "--name", "taken", "probe")
 	const sleeps = "\n    image: probe\n    command: [sleep]\n"
 	for _, c := range []struct {
-		name, file string
-		want       string
+		name, file, want string
+		line             string // that gantry's own Compose says it is in
 	}{
 		{"cycle", "a:" + sleeps + "    depends_on: [b]\n  b:" + sleeps + "    depends_on: [a]\n",
-			"dependency cycle detected: a -> b -> a"},
-		{"no such env_file", "a:" + sleeps + "    env_file: none.env\n", "none.env not found"},
-		{"interpolation", "a:\n    image: ${IMAGE\n", "invalid interpolation format for services.a.image"},
-		{"required", "a:\n    image: ${NO_SUCH_IMAGE:?name an image}\n", "name an image"},
-		{"unknown key", "a:" + sleeps + "    imagine: 1\n", "services.a.imagine"},
-		{"not YAML", "a: [\n", "at L4"},
-		{"port in use", "a:" + sleeps + "    ports: ['" + taken.Addr().String() + ":80']\n", "already"},
-		{"name in use", "a:" + sleeps + "    container_name: taken\n", `The container name "/taken" is already in use`},
-		{"no such image", "a:\n    image: none\n    pull_policy: never\n", "No such image: none"},
-		{"no such runtime", "a:" + sleeps + "    runtime: none\n", "unknown or invalid runtime name: none"},
-		{"model", "a:" + sleeps + "    models: [m]\nmodels:\n  m: {model: ai/none}\n", "model"},
-		{"provider", "a:\n    provider: {type: no-such-provider}\n", "no-such-provider"},
+			"dependency cycle detected: a -> b -> a", ""},
+		{"no such env_file", "a:" + sleeps + "    env_file: none.env\n", "none.env not found", ""},
+		{"interpolation", "a:\n    image: ${IMAGE\n", "invalid interpolation format for services.a.image", "4"},
+		{"required", "a:\n    image: ${NO_SUCH_IMAGE:?name an image}\n", "name an image", ""},
+		{"unknown key", "a:" + sleeps + "    imagine: 1\n", "services.a.imagine", "6"},
+		{"not YAML", "a: [\n", "at L4", "4"},
+		{"port in use", "a:" + sleeps + "    ports: ['" + taken.Addr().String() + ":80']\n", "already", ""},
+		{"name in use", "a:" + sleeps + "    container_name: taken\n", `The container name "/taken" is already in use`, ""},
+		{"no such image", "a:\n    image: none\n    pull_policy: never\n", "No such image: none", ""},
+		{"no such runtime", "a:" + sleeps + "    runtime: none\n", "unknown or invalid runtime name: none", ""},
+		{"model", "a:" + sleeps + "    models: [m]\nmodels:\n  m: {model: ai/none}\n", "model", ""},
+		{"provider", "a:\n    provider: {type: no-such-provider}\n", "no-such-provider", ""},
 		{"unhealthy", "a:" + sleeps + "    healthcheck: {test: [CMD, /probe, exit, '1'], interval: 100ms, retries: 2}\n  b:" + sleeps +
-			"    depends_on: {a: {condition: service_healthy}}\n", "dependency failed to start: container bad-a-1 is unhealthy"},
+			"    depends_on: {a: {condition: service_healthy}}\n", "dependency failed to start: container bad-a-1 is unhealthy", ""},
 		{"failed job", "a:\n    image: probe\n    command: [exit, '3']\n  b:" + sleeps +
 			"    depends_on: {a: {condition: service_completed_successfully}}\n",
-			`service "a" didn't complete successfully: exit 3`},
+			`service "a" didn't complete successfully: exit 3`, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			d := dir(t, map[string]string{"compose.yaml": "name: bad\nservices:\n  " + c.file})
 			byEach(t, g, d, func(t *testing.T, do composer) {
 				out, code := do.try("up", "-d")
+				if place := filepath.Join(d, "compose.yaml") + ":" + c.line + ":"; c.line != "" && do.own && !strings.Contains(out, place) {
+					t.Errorf("%s is not said:\n%s", place, out)
+				}
 				if code != 1 || !strings.Contains(out, c.want) {
 					t.Errorf("exit code %d, want 1 and %q:\n%s", code, c.want, out)
 				}

@@ -28,6 +28,7 @@ type composer struct {
 	program []string
 	env     []string
 	dir     string // of the project
+	own     bool   // gantry's
 }
 
 // byEach runs a test by gantry's Compose, and by docker's at the same daemon.
@@ -39,11 +40,11 @@ func byEach(t *testing.T, g *gantry, dir string, test func(t *testing.T, c compo
 		t.Fatal(err)
 	}
 	t.Run("gantry compose", func(t *testing.T) {
-		test(t, composer{t, []string{g.bin, "compose"}, g.env, dir})
+		test(t, composer{t, []string{g.bin, "compose"}, g.env, dir, true})
 	})
 	t.Run("docker compose", func(t *testing.T) {
 		env := []string{"DOCKER_CONFIG=" + docker.config, "DOCKER_HOST=unix://" + docker.socket, "BUILDKIT_PROGRESS=plain"}
-		test(t, composer{t, []string{path, "compose"}, env, dir})
+		test(t, composer{t, []string{path, "compose"}, env, dir, false})
 	})
 }
 
