@@ -36,7 +36,8 @@ func TestComposeErrorsHaveAPlace(t *testing.T) {
 	if err := withPlace(errors.New("load error at L3.C1: x"), []string{first, broken}); !strings.HasPrefix(err.Error(), broken+":3:1: ") {
 		t.Errorf("%v", err)
 	}
-	if err := withPlace(errors.New("validating "+second+": services.db.restart false schema"), nil); !strings.HasPrefix(err.Error(), second+":3: ") {
+	err := withPlace(errors.New("validating "+second+": services.db.restart false schema"), nil)
+	if !strings.HasPrefix(err.Error(), second+":3: ") {
 		t.Errorf("%v", err)
 	}
 }
