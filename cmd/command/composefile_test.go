@@ -17,7 +17,8 @@ func TestComposeErrorsHaveAPlace(t *testing.T) {
 		}
 		return path
 	}
-	first := write("compose.yaml", "x-a: &a\n  image: a\nservices:\n  web.1:\n    <<: *a\n    image: ${X\n    ports:\n      - 80\n  db: *a\n")
+	first := write("compose.yaml", "x-a: &a\n  image: a\nservices:\n"+
+		"  web.1:\n    <<: *a\n    image: ${X\n    ports:\n      - 80\n  db: *a\n")
 	second := write("override.yaml", "services:\n  db:\n    restart: never\n")
 	broken := write("broken.yaml", "services:\n  a: [\n")
 	for says, want := range map[string]string{
