@@ -93,6 +93,9 @@ func (s *systemAPI) info(w http.ResponseWriter, r *http.Request) error {
 		Warnings:           has.Warnings(),
 	}
 	s.count(&info)
+	if s.o.Swarm != nil {
+		info.Swarm = s.o.Swarm.info(r.Context())
+	}
 	if s.o.Info != nil {
 		s.o.Info().add(&info)
 	}

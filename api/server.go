@@ -39,6 +39,7 @@ type Options struct {
 	MinVersion string
 
 	Info  func() Facts      // what others know, for /info; may be nil
+	Swarm *Swarm            // the cluster's; may be nil
 	Extra []func(r *Router) // further endpoints
 }
 
@@ -75,6 +76,9 @@ func New(o Options) http.Handler {
 	registerLinked(r, o.Runner)
 	registerAttach(r, o.Runner)
 	registerExec(r, o.Runner)
+	if o.Swarm != nil {
+		o.Swarm.Routes(r)
+	}
 	for _, register := range o.Extra {
 		register(r)
 	}

@@ -20,6 +20,9 @@ func (s *systemAPI) ping(w http.ResponseWriter, r *http.Request) error {
 	h := w.Header()
 	h.Set("Builder-Version", "2") // BuildKit
 	h.Set("Swarm", "inactive")
+	if s.o.Swarm != nil {
+		h.Set("Swarm", s.o.Swarm.header())
+	}
 	h.Set("Cache-Control", "no-cache, no-store, must-revalidate")
 	h.Set("Pragma", "no-cache")
 	h.Set("Content-Type", "text/plain; charset=utf-8")

@@ -291,10 +291,14 @@ func (i *Images) auth(w http.ResponseWriter, r *http.Request) error {
 	return writeJSON(w, http.StatusOK, registry.AuthResponse{Status: "Login Succeeded"})
 }
 
-// credentials reads the header X-Registry-Auth. As with Docker, what can't be read stands for an anonymous user.
 func credentials(r *http.Request) transfer.Credentials {
+	return Credentials(r.Header.Get("X-Registry-Auth"))
+}
+
+// Credentials reads what the header X-Registry-Auth has. As with Docker, what can't be read stands for an anonymous user.
+func Credentials(header string) transfer.Credentials {
 	var c registry.AuthConfig
-	dt, err := base64.URLEncoding.DecodeString(r.Header.Get("X-Registry-Auth"))
+	dt, err := base64.URLEncoding.DecodeString(header)
 	if err != nil || json.Unmarshal(dt, &c) != nil {
 		return transfer.Credentials{}
 	}

@@ -10,6 +10,9 @@ import (
 	"github.com/gantry-build/gantry/runner/spec"
 )
 
+// RandomName is a name for something that its user has given none; it may be taken.
+func RandomName() string { return madeUpName(0) }
+
 // reserve takes a name for id, making one up when it is empty. errdefs.ErrConflict with Docker's
 // text when another container has it.
 func (m *Manager) reserve(name, id string) (string, error) {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/gantry-build/gantry/internal/resident"
 	"github.com/gantry-build/gantry/internal/state"
+	"github.com/gantry-build/gantry/runner/cluster"
 )
 
 // A daemon that ends as it is idle leaves a mark with the boot that it ran in, so that the next one,
@@ -52,7 +53,7 @@ func (d *daemon) release() (when time.Time) {
 const causeIdle = "idle"
 
 // wait returns why the daemon should end: a signal, a request, or, when idle is set, that long
-// without a connection, a running container and a failed step that someone may want to look into.
+// without a connection, a running container, a cluster and a failed step that someone may want to look into.
 func (d *daemon) wait(ctx context.Context, idle time.Duration) string {
 	every := rest
 	if idle > 0 {
@@ -78,7 +79,7 @@ func (d *daemon) wait(ctx context.Context, idle time.Duration) string {
 			if used := d.server.Used(); used.After(last) {
 				last = used
 			}
-			if d.runner.Running() > 0 || len(d.solver.Failed("")) > 0 {
+			if d.runner.Running() > 0 || len(d.solver.Failed("")) > 0 || d.cluster.Status().State != cluster.Inactive {
 				last = now
 			}
 			if now.Sub(last) > idle {

@@ -35,6 +35,7 @@ func Main(args []string) int {
 	root.AddCommand(registryCommand(at), daemonCommand(at), emulatorsCommand(at), doctorCommand(at), debugCommand(at), manifestCommand(at))
 	thin.MountDocker(root, at.Place)
 	extendSystem(child(root, "system"), at)
+	extendService(child(root, "service"))
 	for _, verb := range []string{"pull", "push"} {
 		speakHTTP(child(root, verb), at)
 	}

@@ -33,6 +33,7 @@ import (
 	"github.com/gantry-build/gantry/internal/payload"
 	"github.com/gantry-build/gantry/qemu"
 	"github.com/gantry-build/gantry/runner"
+	"github.com/gantry-build/gantry/runner/cluster"
 	"github.com/gantry-build/gantry/runner/network"
 	"github.com/gantry-build/gantry/runner/network/ipam"
 	"github.com/gantry-build/gantry/solver"
@@ -50,6 +51,8 @@ type daemon struct {
 	network *network.Host
 	runner  *runner.Manager
 	server  *api.Server
+	cluster *cluster.Cluster
+	mover   *transfer.Mover
 	stop    chan struct{} // a request to stop
 	end     context.CancelFunc
 	closers []func() // in the order of opening
@@ -103,7 +106,11 @@ func openDaemon(ctx context.Context, at *place, cfg settings, log *slog.Logger) 
 	if err != nil {
 		return nil, err
 	}
-	return d, d.listen(trusted)
+	d.mover = &transfer.Mover{Store: d.store, Hosts: trusted.Hosts}
+	if err := d.openCluster(); err != nil {
+		return nil, err
+	}
+	return d, d.listen()
 }
 
 // carriedEmulators unpacks the emulators that this binary carries. One that can't be had is left
@@ -280,10 +287,9 @@ func (d *daemon) closeNetwork() {
 	}
 }
 
-func (d *daemon) listen(trusted *trust.Store) error {
-	mover := &transfer.Mover{Store: d.store, Hosts: trusted.Hosts}
+func (d *daemon) listen() error {
 	images := &api.Images{
-		Store: d.store, Mover: mover, Login: mover.Login, Records: d.runner.List, Publish: d.runner.Publish,
+		Store: d.store, Mover: d.mover, Login: d.mover.Login, Records: d.runner.List, Publish: d.runner.Publish,
 		Containers: d.runner, Change: frontend.Change,
 	}
 	build := api.NewBuild(d.solver.Sessions, d.solver.Server)
@@ -291,7 +297,7 @@ func (d *daemon) listen(trusted *trust.Store) error {
 	usage := &api.Usage{Images: images, Build: build, Runner: d.runner, Root: d.at.Root()}
 	handler := api.New(api.Options{
 		Runner: d.runner, Version: thin.Version, MinVersion: minVersion(d.log), Root: d.at.Root(), Images: images.Count, Log: d.log,
-		Info:  d.facts,
+		Info: d.facts, Swarm: &api.Swarm{Cluster: d.cluster, Platforms: d.imagePlatforms},
 		Extra: []func(*api.Router){images.Routes, build.Routes, usage.Routes, d.routes},
 	})
 	l, err := listenUnix(d.at.Socket())

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -29,6 +30,8 @@ type gantry struct {
 	bin  string
 	root string
 	env  []string
+
+	within []string // what commands are started by, as in a network namespace
 }
 
 // program returns the program under test.
@@ -162,7 +165,8 @@ func mountsBelow(dir string) (found []string) {
 }
 
 func (g *gantry) command(args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(g.t.Context(), g.bin, args...)
+	all := slices.Concat(g.within, []string{g.bin}, args)
+	cmd := exec.CommandContext(g.t.Context(), all[0], all[1:]...)
 	cmd.Env = append(os.Environ(), g.env...)
 	return cmd
 }
@@ -171,7 +175,8 @@ func (g *gantry) command(args ...string) *exec.Cmd {
 func (g *gantry) try(args ...string) (stdout, stderr string, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, g.bin, args...)
+	all := slices.Concat(g.within, []string{g.bin}, args)
+	cmd := exec.CommandContext(ctx, all[0], all[1:]...)
 	cmd.Env = append(os.Environ(), g.env...)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs

@@ -199,6 +199,21 @@ func (m *Mover) saved(ctx context.Context, record images.Image, only []ocispec.P
 	return m.fill(ctx, target)
 }
 
+// Platforms are those of a local image that are here.
+func (m *Mover) Platforms(ctx context.Context, name string) ([]ocispec.Platform, error) {
+	ctx = cache.WithNamespace(ctx)
+	record, err := m.Store.Client.ImageService().Get(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	all, err := m.Store.Manifests(ctx, record)
+	var here []ocispec.Platform
+	for _, img := range all {
+		here = append(here, img.Platform)
+	}
+	return here, err
+}
+
 // platforms are those of an image that are here, and those that its index names and are not.
 func (m *Mover) platforms(ctx context.Context, record images.Image) (here, missing []ocispec.Platform, err error) {
 	all, err := m.Store.Manifests(ctx, record)

@@ -55,6 +55,8 @@ var giants = []upstream{
 	{"github.com/docker/cli/cli/command/commands", []string{"cmd/command"}, "links all of the Docker CLI, Swarm too"},
 	{"github.com/docker/buildx/commands", []string{"cmd/command"}, "is buildx's command tree"},
 	{"github.com/docker/compose/v5", []string{"cmd/command"}, "is Compose"},
+	{"github.com/moby/swarmkit/v2/node", []string{"runner/cluster"}, "starts a node of a cluster"},
+	{"github.com/moby/moby/v2", []string{"api"}, "is Docker's daemon; its conversions between the Engine API and SwarmKit are used"},
 	{"github.com/moby/moby/api/types", []string{"api"}, "Engine API types stay in the API"},
 }
 

@@ -1,0 +1,145 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/swarmkit/v2/api"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	// The Docker CLI's commands for clusters, which register themselves.
+	_ "github.com/docker/cli/cli/command/config"
+	_ "github.com/docker/cli/cli/command/node"
+	_ "github.com/docker/cli/cli/command/secret"
+	_ "github.com/docker/cli/cli/command/service"
+	_ "github.com/docker/cli/cli/command/swarm"
+
+	engine "github.com/gantry-build/gantry/api"
+	"github.com/gantry-build/gantry/cache"
+	"github.com/gantry-build/gantry/cmd/thin"
+	"github.com/gantry-build/gantry/qemu"
+	"github.com/gantry-build/gantry/runner/cluster"
+	"github.com/gantry-build/gantry/runner/cluster/placement"
+)
+
+// openCluster takes up this machine's membership of a cluster, if it has one.
+func (d *daemon) openCluster() error {
+	d.cluster = cluster.New(cluster.Options{
+		Root: filepath.Join(d.at.Root(), "cluster"), State: filepath.Join(d.at.State(), "cluster"), Runner: d.runner,
+		Describe: d.describe, Pull: d.pullForTask, Log: d.log,
+	})
+	d.closers = append(d.closers, d.cluster.Close)
+	return d.cluster.Resume()
+}
+
+// describe is what the cluster's managers know of this machine.
+func (d *daemon) describe() *api.NodeDescription {
+	host, _ := os.Hostname()
+	var mem unix.Sysinfo_t
+	_ = unix.Sysinfo(&mem)
+	engine := &api.EngineDescription{EngineVersion: thin.Version, Labels: map[string]string{}}
+	for kind, names := range map[string][]string{
+		"Network": {"bridge", "host", "ipvlan", "macvlan", "null", "overlay"}, "Volume": {"local"},
+		"Log": {"journald", "json-file", "local", "none", "syslog"},
+	} {
+		for _, n := range names {
+			engine.Plugins = append(engine.Plugins, api.PluginDescription{Type: kind, Name: n})
+		}
+	}
+	var native, emulated []ocispec.Platform
+	for _, p := range d.qemu.Platforms() {
+		switch way, err := d.qemu.Way(p); {
+		case err != nil:
+		case way.Mode == qemu.Emulated:
+			emulated = append(emulated, p)
+		default:
+			native = append(native, p)
+		}
+	}
+	placement.Describe(engine, native, emulated)
+	slices.SortStableFunc(engine.Plugins, comparePlugins)
+	return &api.NodeDescription{
+		Hostname: host, Engine: engine, Platform: &api.Platform{OS: "linux", Architecture: machine()},
+		Resources: &api.Resources{
+			NanoCPUs: int64(runtime.NumCPU()) * 1e9, MemoryBytes: int64(mem.Totalram) * int64(max(mem.Unit, 1)),
+		},
+	}
+}
+
+func comparePlugins(a, b api.PluginDescription) int {
+	switch {
+	case a.Type+a.Name < b.Type+b.Name:
+		return -1
+	case a.Type+a.Name > b.Type+b.Name:
+		return 1
+	}
+	return 0
+}
+
+// machine is the kernel's architecture, as constraints on node.platform.arch have it.
+func machine() string {
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		return runtime.GOARCH
+	}
+	return unix.ByteSliceToString(name.Machine[:])
+}
+
+// pullForTask brings a task's image here. One that is named by its digest and is here needs no registry.
+func (d *daemon) pullForTask(ctx context.Context, image, auth string, p *ocispec.Platform) error {
+	name, err := fullName(image)
+	if err != nil {
+		return err
+	}
+	if strings.Contains(name, "@") {
+		if _, err := d.store.Open(cache.WithNamespace(ctx), name, p); err == nil {
+			return nil
+		}
+	}
+	_, _, err = d.mover.Pull(ctx, name, p, engine.Credentials(auth), nil)
+	return err
+}
+
+// imagePlatforms are those of an image in its registry, or here if it is not there.
+func (d *daemon) imagePlatforms(ctx context.Context, image, auth string) ([]ocispec.Platform, error) {
+	name, err := fullName(image)
+	if err != nil {
+		return nil, err
+	}
+	_, all, err := d.mover.Inspect(ctx, name, engine.Credentials(auth))
+	if err == nil {
+		return all, nil
+	}
+	here, lerr := d.mover.Platforms(ctx, name)
+	if errdefs.IsNotFound(lerr) {
+		return nil, err
+	}
+	return here, lerr
+}
+
+// extendService adds to the Docker CLI's service commands what is gantry's own.
+func extendService(cmd *cobra.Command) {
+	for verb, label := range map[string]string{"create": "label", "update": "label-add"} {
+		c := child(cmd, verb)
+		emulate := c.Flags().Bool("emulate", false, "Let nodes run it by an emulator where none runs it natively")
+		before := c.PreRunE
+		c.PreRunE = func(cmd *cobra.Command, args []string) (err error) {
+			if cmd.Flags().Changed("emulate") {
+				err = cmd.Flags().Set(label, fmt.Sprintf("%s=%t", placement.EmulateLabel, *emulate))
+			}
+			if before != nil {
+				err = errors.Join(err, before(cmd, args))
+			}
+			return err
+		}
+	}
+}

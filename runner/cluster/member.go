@@ -1,0 +1,258 @@
+package cluster
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/moby/swarmkit/v2/api"
+	"github.com/moby/swarmkit/v2/manager/allocator/networkallocator"
+	"github.com/moby/swarmkit/v2/node"
+	"google.golang.org/grpc"
+
+	"github.com/gantry-build/gantry/internal/fault"
+	"github.com/gantry-build/gantry/runner/cluster/allocator"
+	"github.com/gantry-build/gantry/runner/cluster/executor"
+)
+
+const (
+	// A leader is missed after electionTicks, of which each is a second: a write is accepted some six seconds after its end.
+	heartbeatTicks, electionTicks = 1, 3
+
+	firstDelay, lastDelay = 100 * time.Millisecond, 30 * time.Second // between attempts to start a node that has ended
+	stopTimeout           = 15 * time.Second
+)
+
+// start is how a node is to begin.
+type start struct {
+	Config
+	token, availability string
+	forceNew, autoLock  bool
+	key                 []byte
+}
+
+// member is a node that is started again when it ends by itself.
+type member struct {
+	c     *Cluster
+	start start
+	ctx   context.Context // ends with end
+	stop  context.CancelFunc
+	done  chan struct{} // closed when run has returned
+
+	mu    sync.Mutex // guards what follows
+	node  *node.Node // nil between two
+	conn  *grpc.ClientConn
+	ready bool  // this node is
+	once  bool  // one has been
+	err   error // why the last one has ended
+	turn  chan struct{}
+}
+
+func newMember(c *Cluster, s start) *member {
+	m := &member{c: c, start: s, done: make(chan struct{}), turn: make(chan struct{})}
+	m.ctx, m.stop = context.WithCancel(context.Background())
+	return m
+}
+
+// changed wakes those who wait for a change. The caller holds m.mu.
+func (m *member) changed() {
+	close(m.turn)
+	m.turn = make(chan struct{})
+}
+
+// run keeps a node until end. One that has never been ready is not tried again, as its wishes may be wrong.
+func (m *member) run() {
+	defer close(m.done)
+	for delay := firstDelay; ; delay = min(2*delay, lastDelay) {
+		err := m.live()
+		m.mu.Lock()
+		lived := m.ready
+		m.node, m.conn, m.ready, m.err = nil, nil, false, err
+		again := m.once && !errors.Is(err, ErrLocked)
+		m.changed()
+		m.mu.Unlock()
+		if m.ctx.Err() != nil || !again && !m.resumed(err) {
+			return
+		}
+		if lived {
+			delay = firstDelay
+		}
+		m.c.o.Log.Warn("the cluster's node has ended, and is started again", "error", err, "in", delay)
+		select {
+		case <-m.ctx.Done():
+			return
+		case <-time.After(delay):
+		}
+	}
+}
+
+// resumed tells whether a node that was never ready has been so in a daemon before.
+func (m *member) resumed(err error) bool {
+	return m.start.token == "" && m.start.Remote != "" && !m.start.Joining && !errors.Is(err, ErrLocked)
+}
+
+// live is one node's life.
+func (m *member) live() error {
+	n, err := m.make()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(m.ctx)
+	defer cancel()
+	if err := n.Start(context.WithoutCancel(ctx)); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	m.node = n
+	m.mu.Unlock()
+	var watching sync.WaitGroup
+	watching.Go(func() { m.watchReady(ctx, n) })
+	watching.Go(func() { m.watchControl(ctx, n) })
+	watching.Go(func() {
+		<-ctx.Done()
+		stopping, cancel := context.WithTimeout(context.Background(), stopTimeout)
+		defer cancel()
+		_ = n.Stop(stopping) // what it ends with, Err says
+	})
+	err = explained(n.Err(context.Background()))
+	cancel()
+	watching.Wait()
+	return err
+}
+
+func (m *member) make() (*node.Node, error) {
+	s := m.start
+	cfg := &node.Config{
+		StateDir: m.c.nodeDir(), ListenControlAPI: filepath.Join(m.c.o.State, "control.sock"),
+		ListenRemoteAPI: s.Listen, AdvertiseRemoteAPI: s.Advertise, JoinToken: s.token,
+		ForceNewCluster: s.forceNew, AutoLockManagers: s.autoLock, UnlockKey: s.key,
+		HeartbeatTick: heartbeatTicks, ElectionTick: electionTicks,
+		NetworkProvider: allocator.Provider{},
+		NetworkConfig: &networkallocator.Config{
+			DefaultAddrPool: s.Pools, SubnetSize: s.SubnetSize, VXLANUDPPort: s.DataPathPort,
+		},
+		Executor: executor.New(executor.Options{
+			Runner: m.c.o.Runner, Describe: m.c.o.Describe, Pull: m.c.o.Pull, Secrets: m.c.secrets(), Log: m.c.o.Log,
+		}),
+	}
+	m.mu.Lock()
+	if s.Joining && !m.once {
+		cfg.JoinAddr = s.Remote
+	}
+	if m.once { // of a cluster that is there
+		cfg.ForceNewCluster = false
+	}
+	m.mu.Unlock()
+	if s.availability != "" {
+		v, ok := api.NodeSpec_Availability_value[strings.ToUpper(s.availability)]
+		if !ok {
+			return nil, fault.Invalid("invalid Availability: %q", s.availability)
+		}
+		cfg.Availability = api.NodeSpec_Availability(v)
+	}
+	return node.New(cfg)
+}
+
+func (m *member) watchReady(ctx context.Context, n *node.Node) {
+	select {
+	case <-ctx.Done():
+		return
+	case <-n.Ready():
+	}
+	m.mu.Lock()
+	m.ready, m.once, m.err = true, true, nil
+	cfg := m.start.Config
+	joined := cfg.Joining
+	m.start.Joining, cfg.Joining = false, false
+	m.changed()
+	m.mu.Unlock()
+	if joined {
+		if err := m.c.save(cfg); err != nil {
+			m.c.o.Log.Error("the join could not be noted", "error", err)
+		}
+	}
+}
+
+func (m *member) watchControl(ctx context.Context, n *node.Node) {
+	for conn := range n.ListenControlSocket(ctx) {
+		m.mu.Lock()
+		m.conn = conn
+		m.changed()
+		m.mu.Unlock()
+	}
+}
+
+// explained gives what a node has ended with the words for users.
+func explained(err error) error {
+	if err == nil {
+		return nil
+	}
+	var invalid x509.CertificateInvalidError
+	switch {
+	case errors.Is(err, node.ErrInvalidUnlockKey):
+		return ErrLocked
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		return ErrExpired
+	}
+	return fmt.Errorf("the cluster's node: %w", err)
+}
+
+// untilReady waits until the node is, or has failed.
+func (m *member) untilReady(ctx context.Context) error {
+	for {
+		m.mu.Lock()
+		ready, err, turn := m.ready, m.err, m.turn
+		m.mu.Unlock()
+		if ready {
+			return nil
+		}
+		select {
+		case <-turn:
+		case <-m.done:
+			m.mu.Lock()
+			err = m.err
+			m.mu.Unlock()
+			if err == nil {
+				err = errors.New("the cluster's node has ended")
+			}
+			return err
+		case <-ctx.Done():
+			return errors.Join(context.Cause(ctx), err)
+		}
+	}
+}
+
+func (m *member) connection() *grpc.ClientConn {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.conn
+}
+
+func (m *member) status() Status {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	st := Status{State: Pending, Addr: m.start.Advertise, Control: m.conn != nil, Err: m.err}
+	switch {
+	case errors.Is(m.err, ErrLocked):
+		st.State = Locked
+	case m.err != nil:
+		st.State = Failed
+	case m.ready:
+		st.State = Active
+	}
+	if n := m.node; n != nil {
+		st.NodeID, st.Manager, st.Remotes = n.NodeID(), n.Manager() != nil, n.Remotes()
+	}
+	return st
+}
+
+// end stops the node, and returns when it has.
+func (m *member) end() {
+	m.stop()
+	<-m.done
+}
