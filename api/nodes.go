@@ -50,7 +50,8 @@ func (s *Swarm) nodes(m cluster.Manager, w http.ResponseWriter, r *http.Request)
 		return err
 	}
 	asked := &swarmapi.ListNodesRequest_Filters{
-		IDPrefixes: f.values("id"), NamePrefixes: f.values("name"), Labels: pairs(f.values("label")), NodeLabels: pairs(f.values("node.label")),
+		IDPrefixes: f.values("id"), NamePrefixes: f.values("name"), Labels: pairs(f.values("label")),
+		NodeLabels: pairs(f.values("node.label")),
 	}
 	for _, v := range f.values("role") {
 		role, ok := swarmapi.NodeRole_value[strings.ToUpper(v)]

@@ -237,8 +237,8 @@ func (s *Swarm) place(ctx context.Context, m cluster.Manager, spec *swarmapi.Ser
 	spec.Task.Placement.Platforms = nil
 	platforms, err := s.Platforms(ctx, image, auth)
 	if err != nil {
-		return []string{"for which platforms image " + image + " is could not be found out, so its tasks may go to nodes that can't run it: " +
-			err.Error()}
+		return []string{"for which platforms image " + image + " is could not be found out, so its tasks may go to nodes that can't run " +
+			"it: " + err.Error()}
 	}
 	spec.Task.Placement.Platforms = placement.FromImage(platforms)
 	nodes, err := m.ListNodes(ctx, &swarmapi.ListNodesRequest{}, large())

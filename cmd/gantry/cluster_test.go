@@ -36,7 +36,7 @@ func newHosts(t *testing.T, n int) (all []*host) {
 	ip("-n", lan, "link", "add", "br0", "type", "bridge")
 	ip("-n", lan, "link", "set", "br0", "up")
 	for i := range n {
-		h := &host{gantry: &gantry{}, name: fmt.Sprintf("host%d", i+1), ip: fmt.Sprintf("10.77.0.%d", i+1), netns: fmt.Sprintf("%s-%d", mark, i+1)}
+		h := &host{name: fmt.Sprintf("host%d", i+1), ip: fmt.Sprintf("10.77.0.%d", i+1), netns: fmt.Sprintf("%s-%d", mark, i+1)}
 		ip("netns", "add", h.netns)
 		t.Cleanup(func() { ip("netns", "del", h.netns) })
 		ip("-n", h.netns, "link", "set", "lo", "up")

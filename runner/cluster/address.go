@@ -99,7 +99,8 @@ func onlyAddress() (string, error) {
 	var found, where []string
 	for _, l := range links {
 		attrs := l.Attrs()
-		if attrs.Flags&net.FlagLoopback != 0 || attrs.Flags&net.FlagUp == 0 || slices.Contains([]string{"bridge", "veth", "vxlan"}, l.Type()) {
+		containers := slices.Contains([]string{"bridge", "veth", "vxlan"}, l.Type())
+		if attrs.Flags&net.FlagLoopback != 0 || attrs.Flags&net.FlagUp == 0 || containers {
 			continue
 		}
 		link, err := net.InterfaceByIndex(attrs.Index)

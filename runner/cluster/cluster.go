@@ -96,29 +96,6 @@ type Join struct {
 	Availability string
 }
 
-// State is how a membership is, with the words of the Engine API.
-type State string
-
-// The states.
-const (
-	Inactive State = "inactive"
-	Pending  State = "pending"
-	Active   State = "active"
-	Failed   State = "error"
-	Locked   State = "locked"
-)
-
-// Status is what is known of a membership.
-type Status struct {
-	State   State
-	NodeID  string
-	Addr    string // by which others reach the node
-	Manager bool
-	Control bool // the cluster can be managed here and now
-	Remotes []api.Peer
-	Err     error
-}
-
 // New returns the membership of a data root; Resume takes up the one that it had.
 func New(o Options) *Cluster { return &Cluster{o: o} }
 

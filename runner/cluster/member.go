@@ -28,6 +28,29 @@ const (
 	stopTimeout           = 15 * time.Second
 )
 
+// State is how a membership is, with the words of the Engine API.
+type State string
+
+// The states.
+const (
+	Inactive State = "inactive"
+	Pending  State = "pending"
+	Active   State = "active"
+	Failed   State = "error"
+	Locked   State = "locked"
+)
+
+// Status is what is known of a membership.
+type Status struct {
+	State   State
+	NodeID  string
+	Addr    string // by which others reach the node
+	Manager bool
+	Control bool // the cluster can be managed here and now
+	Remotes []api.Peer
+	Err     error
+}
+
 // start is how a node is to begin.
 type start struct {
 	Config

@@ -19,8 +19,8 @@ import (
 
 func main() {
 	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "usage: probe say WORD... | serve ADDR TEXT | files ADDR DIR | show FILE | ask NAME | get URL | sleep | deaf | "+
-			"exit CODE | cat | arch | uid")
+		fmt.Fprintln(os.Stderr, "usage: probe say WORD... | serve ADDR TEXT | files ADDR DIR | show FILE | ask NAME | get URL | "+
+			"sleep | deaf | exit CODE | cat | arch | uid")
 		os.Exit(2)
 	}
 	switch args := os.Args[2:]; os.Args[1] {

@@ -83,7 +83,7 @@ func (c *controller) Prepare(ctx context.Context) error {
 	}
 	for _, at := range c.task.Networks {
 		if !predefined(at.Network) {
-			return fmt.Errorf("network %s: overlay networks are not there yet; use the networks bridge or host", at.Network.Spec.Annotations.Name)
+			return fmt.Errorf("network %s: overlay networks are not there yet; use bridge or host", at.Network.Spec.Annotations.Name)
 		}
 	}
 	pullErr := c.pull(ctx)

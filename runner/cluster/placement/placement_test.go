@@ -50,7 +50,8 @@ func TestFilterIsExchanged(t *testing.T) {
 func TestNativePlatforms(t *testing.T) {
 	pc, pi := node("pc", parse("linux/amd64"), nil), node("pi", parse("linux/arm/v7"), nil)
 	pi64, both := node("pi64", parse("linux/arm64"), nil), node("both", parse("linux/arm64", "linux/arm/v7"), nil)
-	old := &scheduler.NodeInfo{Node: &api.Node{Description: &api.NodeDescription{Platform: &api.Platform{OS: "linux", Architecture: "armv6l"}}}}
+	old := &scheduler.NodeInfo{Node: &api.Node{Description: &api.NodeDescription{
+		Platform: &api.Platform{OS: "linux", Architecture: "armv6l"}}}}
 	for _, c := range []struct {
 		image []string
 		on    []*scheduler.NodeInfo
