@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
 	"github.com/moby/swarmkit/v2/api"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
@@ -41,6 +42,9 @@ func (d *daemon) openCluster() error {
 	return d.cluster.Resume()
 }
 
+// nativeVariable has a machine say that it runs other platforms natively than it does, for tests of mixed clusters.
+const nativeVariable = "GANTRY_SAYS_NATIVE"
+
 // describe is what the cluster's managers know of this machine.
 func (d *daemon) describe() *api.NodeDescription {
 	host, _ := os.Hostname()
@@ -63,6 +67,11 @@ func (d *daemon) describe() *api.NodeDescription {
 			emulated = append(emulated, p)
 		default:
 			native = append(native, p)
+		}
+	}
+	if says := os.Getenv(nativeVariable); says != "" {
+		if p, err := platforms.ParseAll(strings.Split(says, ",")); err == nil {
+			native = p
 		}
 	}
 	placement.Describe(engine, native, emulated)

@@ -45,7 +45,7 @@ func (c *controller) request() (runner.CreateRequest, error) {
 		return runner.CreateRequest{}, err
 	}
 	host.Mounts = append(host.Mounts, files...)
-	return runner.CreateRequest{Name: c.name, Config: c.config(s), Host: host}, nil
+	return runner.CreateRequest{Name: c.name, Platform: c.platform(), Config: c.config(s), Host: host}, nil
 }
 
 func (c *controller) config(s *api.ContainerSpec) spec.Config {

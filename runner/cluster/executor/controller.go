@@ -12,8 +12,10 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/swarmkit/v2/agent/exec"
 	"github.com/moby/swarmkit/v2/api"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/gantry-build/gantry/runner"
+	"github.com/gantry-build/gantry/runner/cluster/placement"
 )
 
 // controller is one task. It implements exec.Controller and the optional interfaces beside it.
@@ -121,7 +123,7 @@ func (c *controller) pull(ctx context.Context) error {
 		}
 		go func() {
 			defer close(c.pulled)
-			if c.pullErr = c.o.Pull(pullCtx, spec.Image, auth, nil); c.pullErr != nil {
+			if c.pullErr = c.o.Pull(pullCtx, spec.Image, auth, c.platform()); c.pullErr != nil {
 				c.o.Log.Warn("a task's image could not be pulled", "task", c.task.ID, "image", spec.Image, "error", c.pullErr)
 			}
 		}()
@@ -134,6 +136,11 @@ func (c *controller) pull(ctx context.Context) error {
 	case <-done:
 		return c.pullErr
 	}
+}
+
+// platform is which of the image's runs here.
+func (c *controller) platform() *ocispec.Platform {
+	return placement.Choose(c.description(), c.task.Spec.Placement)
 }
 
 func (c *controller) stopPull() {

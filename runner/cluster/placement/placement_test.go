@@ -81,6 +81,26 @@ func TestNativePlatforms(t *testing.T) {
 	}
 }
 
+// A node runs what it has natively, before what it emulates, in the variant that the image has.
+func TestChoose(t *testing.T) {
+	pi := node("pi", parse("linux/arm/v7"), parse("linux/amd64")).Description
+	for image, want := range map[string]string{
+		"linux/amd64 linux/arm/v7": "linux/arm/v7", "linux/amd64 linux/arm/v6": "linux/arm/v6", "linux/amd64": "linux/amd64",
+		"linux/s390x": "", "": "",
+	} {
+		got := ""
+		if p := Choose(pi, task(false, strings.Fields(image)...).Spec.Placement); p != nil {
+			got = platforms.Format(*p)
+		}
+		if got != want {
+			t.Errorf("of %q it runs %q, want %q", image, got, want)
+		}
+	}
+	if Choose(pi, nil) != nil {
+		t.Error("an unknown image has a platform")
+	}
+}
+
 // An emulating node is taken when it is allowed, once a pass has shown that nobody is native, and not for longer.
 func TestEmulators(t *testing.T) {
 	pc, pi := node("pc", parse("linux/amd64"), parse("linux/arm/v7")), node("pi", parse("linux/arm/v7"), nil)

@@ -100,6 +100,24 @@ func runs(has, image []ocispec.Platform) bool {
 	return false
 }
 
+// Choose is which of an image's platforms a node runs: one that it has natively if there is one, else one that it emulates; nil
+// where nothing is known of the image.
+func Choose(d *api.NodeDescription, p *api.Placement) *ocispec.Platform {
+	if p == nil {
+		return nil
+	}
+	for _, kind := range []string{Native, Emulated} {
+		for _, has := range of(kind, d) {
+			for _, wanted := range p.Platforms {
+				if image := toOCI(*wanted); runs([]ocispec.Platform{has}, []ocispec.Platform{image}) {
+					return &image
+				}
+			}
+		}
+	}
+	return nil
+}
+
 func names(all []ocispec.Platform) string {
 	var words []string
 	for _, p := range all {
