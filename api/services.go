@@ -245,7 +245,7 @@ func (s *Swarm) place(ctx context.Context, m cluster.Manager, spec *swarmapi.Ser
 	if err != nil {
 		return nil // the tasks will say it
 	}
-	if why := placement.Nowhere(platforms, spec.Annotations.Labels[placement.EmulateLabel] == "true", nodes.Nodes); why != "" {
+	if why := placement.Nowhere(platforms, placement.MayEmulate(spec.Task.GetContainer()), nodes.Nodes); why != "" {
 		return []string{"no node can run it: " + why}
 	}
 	return nil

@@ -137,7 +137,7 @@ func (d *daemon) imagePlatforms(ctx context.Context, image, auth string) ([]ocis
 
 // extendService adds to the Docker CLI's service commands what is gantry's own.
 func extendService(cmd *cobra.Command) {
-	for verb, label := range map[string]string{"create": "label", "update": "label-add"} {
+	for verb, label := range map[string]string{"create": "container-label", "update": "container-label-add"} {
 		c := child(cmd, verb)
 		emulate := c.Flags().Bool("emulate", false, "Let nodes run it by an emulator where none runs it natively")
 		before := c.PreRunE

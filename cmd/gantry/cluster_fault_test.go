@@ -181,7 +181,7 @@ func TestClusterBadInput(t *testing.T) {
 	token := a.run("swarm", "join-token", "-q", "worker")
 	a.run("swarm", "join-token", "-q", "--rotate", "worker")
 	for what, args := range map[string][]string{
-		"remote CA does not match": {foreign, a.ip}, "token": {"SWMTKN-1-nonsense", a.ip}, "invalid join token": {token, a.ip},
+		"remote CA does not match": {foreign, a.ip}, "token": {"SWMTKN-1-nonsense", a.ip}, "valid join token": {token, a.ip},
 		"connection refused": {token, b.ip},
 	} {
 		b.fails([]string{what}, "swarm", "join", "--token", args[0], args[1])

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -90,7 +91,11 @@ func addressesOf(link *net.Interface) (all []netip.Addr, err error) {
 	return all, nil
 }
 
-// onlyAddress is this machine's, if it has one that is not of containers' networks.
+// forContainers are the bridges of gantry's networks, and of other engines'.
+var forContainers = regexp.MustCompile(`^(gantry0|gty-|gb-|docker|br-[0-9a-f]{12}$|cni|podman|virbr)`)
+
+// onlyAddress is this machine's, if it has one that is not of containers' networks. The CLI adds which flag names
+// one.
 func onlyAddress() (string, error) {
 	links, err := netlink.LinkList()
 	if err != nil {
@@ -99,8 +104,7 @@ func onlyAddress() (string, error) {
 	var found, where []string
 	for _, l := range links {
 		attrs := l.Attrs()
-		containers := slices.Contains([]string{"bridge", "veth", "vxlan"}, l.Type())
-		if attrs.Flags&net.FlagLoopback != 0 || attrs.Flags&net.FlagUp == 0 || containers {
+		if attrs.Flags&net.FlagLoopback != 0 || attrs.Flags&net.FlagUp == 0 || l.Type() == "bridge" && forContainers.MatchString(attrs.Name) {
 			continue
 		}
 		link, err := net.InterfaceByIndex(attrs.Index)
@@ -119,12 +123,12 @@ func onlyAddress() (string, error) {
 	}
 	switch len(found) {
 	case 0:
-		return "", fault.Invalid("could not find the system's IP address - specify one with --advertise-addr")
+		return "", fault.Invalid("could not find the system's IP address")
 	case 1:
 		return found[0], nil
 	}
 	return "", fault.Invalid("could not choose an IP address to advertise since this system has multiple addresses on different "+
-		"interfaces (%s) - specify one with --advertise-addr", strings.Join(where, " and "))
+		"interfaces (%s)", strings.Join(where, " and "))
 }
 
 // Remote is the address of a manager that is to be joined.

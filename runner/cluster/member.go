@@ -10,10 +10,12 @@ import (
 	"sync"
 	"time"
 
+	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/moby/swarmkit/v2/api"
 	"github.com/moby/swarmkit/v2/manager/allocator/networkallocator"
 	"github.com/moby/swarmkit/v2/node"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/status"
 
 	"github.com/gantry-build/gantry/internal/fault"
 	"github.com/gantry-build/gantry/runner/cluster/allocator"
@@ -221,6 +223,9 @@ func explained(err error) error {
 		return ErrLocked
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
 		return ErrExpired
+	}
+	if _, ok := status.FromError(err); ok { // a manager's words
+		return errgrpc.ToNative(err)
 	}
 	return fmt.Errorf("the cluster's node: %w", err)
 }

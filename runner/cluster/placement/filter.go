@@ -2,6 +2,7 @@ package placement
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	_ "unsafe" // for go:linkname
 
@@ -56,13 +57,16 @@ func (f *filter) SetTask(t *api.Task) bool {
 	for _, p := range t.Spec.Placement.Platforms {
 		f.image = append(f.image, toOCI(*p))
 	}
-	f.emulate = t.ServiceAnnotations.Labels[EmulateLabel] == "true"
+	f.emulate = MayEmulate(t.Spec.GetContainer())
 	f.task = t.ServiceID
 	if t.SpecVersion != nil {
 		f.task += fmt.Sprint(" ", t.SpecVersion.Index)
 	}
 	return true
 }
+
+// MayEmulate tells whether a service allows emulators.
+func MayEmulate(c *api.ContainerSpec) bool { return c != nil && c.Labels[EmulateLabel] == "true" }
 
 // Check implements scheduler.Filter.
 func (f *filter) Check(n *scheduler.NodeInfo) bool {
@@ -84,15 +88,18 @@ const named = 5
 
 // Explain implements scheduler.Filter.
 func (f *filter) Explain(int) string {
-	others, more := f.others, ""
+	others, more := slices.Sorted(slices.Values(f.others)), ""
 	if len(others) > named {
 		others, more = others[:named], fmt.Sprintf("; and %d more", len(f.others)-named)
 	}
 	wanted := names(f.image)
 	all := wanted
 	for _, o := range others {
-		if _, platform, _ := strings.Cut(o, ": "); platform != "" && !strings.Contains(all, platform) {
-			all += "," + platform
+		_, has, _ := strings.Cut(o, ": ")
+		for _, platform := range strings.Split(has, ",") {
+			if platform != "" && !slices.Contains(strings.Split(all, ","), platform) {
+				all += "," + platform
+			}
 		}
 	}
 	return fmt.Sprintf("%s%s; the image has %s; build it with gantry build --platform %s, or allow emulators with --emulate",

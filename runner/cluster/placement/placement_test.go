@@ -26,7 +26,7 @@ func node(name string, native, emulated []ocispec.Platform) *scheduler.NodeInfo 
 func task(emulate bool, image ...string) *api.Task {
 	t := &api.Task{ServiceID: "s", Spec: api.TaskSpec{Placement: &api.Placement{Platforms: FromImage(parse(image...))}}}
 	if emulate {
-		t.ServiceAnnotations.Labels = map[string]string{EmulateLabel: "true"}
+		t.Spec.Runtime = &api.TaskSpec_Container{Container: &api.ContainerSpec{Labels: map[string]string{EmulateLabel: "true"}}}
 	}
 	return t
 }
@@ -103,7 +103,8 @@ func TestChoose(t *testing.T) {
 
 // An emulating node is taken when it is allowed, once a pass has shown that nobody is native, and not for longer.
 func TestEmulators(t *testing.T) {
-	pc, pi := node("pc", parse("linux/amd64"), parse("linux/arm/v7")), node("pi", parse("linux/arm/v7"), nil)
+	pc := node("pc", parse("linux/amd64", "linux/amd64/v2", "linux/386"), parse("linux/arm/v7"))
+	pi := node("pi", parse("linux/arm/v6", "linux/arm/v7"), nil)
 	f := &filter{alone: map[string]bool{}}
 	pass := func(t *api.Task, nodes ...*scheduler.NodeInfo) (on []string) {
 		f.SetTask(t)
@@ -135,9 +136,12 @@ func TestEmulators(t *testing.T) {
 			t.Errorf("emulated without leave, on %v", got)
 		}
 	}
-	const want = "pc: linux/amd64; the image has linux/arm/v7; build it with gantry build --platform linux/arm/v7,linux/amd64, or allow " +
-		"emulators with --emulate"
+	const want = "pc: linux/amd64,linux/386; the image has linux/arm/v7; build it with gantry build --platform linux/arm/v7,linux/amd64," +
+		"linux/386, or allow emulators with --emulate"
 	if got := f.Explain(1); got != want {
 		t.Errorf("it explains\n%s, want\n%s", got, want)
+	}
+	if got := names(parse("linux/arm/v6", "linux/arm/v7", "linux/arm64")); got != "linux/arm/v7,linux/arm64" {
+		t.Errorf("a Pi is %s", got)
 	}
 }

@@ -4,6 +4,7 @@
 package placement
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/containerd/platforms"
@@ -16,7 +17,8 @@ const (
 	Native   = "NativePlatform"
 	Emulated = "EmulatedPlatform"
 
-	// EmulateLabel on a service allows emulators, when it is "true".
+	// EmulateLabel on a service's containers allows emulators, when it is "true". A label of the service itself would not
+	// reach tasks that wait already.
 	EmulateLabel = "com.gantry.emulate"
 )
 
@@ -118,10 +120,19 @@ func Choose(d *api.NodeDescription, p *api.Placement) *ocispec.Platform {
 	return nil
 }
 
+// names has one word for each architecture, as people name them: amd64 for all its variants, and the best of arm's.
 func names(all []ocispec.Platform) string {
 	var words []string
 	for _, p := range all {
-		words = append(words, platforms.Format(p))
+		if p.Architecture == "amd64" {
+			p.Variant = ""
+		}
+		better := func(q ocispec.Platform) bool {
+			return q.Architecture == "arm" && p.Architecture == "arm" && q.OS == p.OS && q.Variant > p.Variant
+		}
+		if word := platforms.Format(p); !slices.Contains(words, word) && !slices.ContainsFunc(all, better) {
+			words = append(words, word)
+		}
 	}
 	return strings.Join(words, ",")
 }
