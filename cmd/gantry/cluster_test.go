@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -20,10 +21,15 @@ type host struct {
 	log             string
 }
 
-// newHosts makes machines that reach each other, and their daemons.
+// lans counts the networks of hosts.
+var lans atomic.Int32
+
+// newHosts makes machines that reach each other, and their daemons. Tests that have their own run beside each other: they wait
+// more than they work.
 func newHosts(t *testing.T, n int) (all []*host) {
 	t.Helper()
-	mark := fmt.Sprintf("gc%04x", os.Getpid()&0xffff)
+	t.Parallel()
+	mark := fmt.Sprintf("gc%04x%d", os.Getpid()&0xffff, lans.Add(1))
 	ip := func(args ...string) {
 		t.Helper()
 		if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {

@@ -104,7 +104,8 @@ func onlyAddress() (string, error) {
 	var found, where []string
 	for _, l := range links {
 		attrs := l.Attrs()
-		if attrs.Flags&net.FlagLoopback != 0 || attrs.Flags&net.FlagUp == 0 || l.Type() == "bridge" && forContainers.MatchString(attrs.Name) {
+		containers := l.Type() == "bridge" && forContainers.MatchString(attrs.Name)
+		if attrs.Flags&net.FlagLoopback != 0 || attrs.Flags&net.FlagUp == 0 || containers {
 			continue
 		}
 		link, err := net.InterfaceByIndex(attrs.Index)
