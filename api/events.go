@@ -34,7 +34,8 @@ func serveEvents(m *runner.Manager, w http.ResponseWriter, r *http.Request) erro
 	if err != nil {
 		return err
 	}
-	if err := f.only("type", "event", "container", "image", "label", "network", "volume", "scope", "daemon", "plugin"); err != nil {
+	if err := f.only("type", "event", "container", "image", "label", "network", "volume", "scope", "daemon", "plugin",
+		"node", "service", "secret", "config"); err != nil {
 		return err
 	}
 	ctx := r.Context()
@@ -65,7 +66,7 @@ func message(e runner.Event) events.Message {
 	return events.Message{
 		Type: events.Type(e.Type), Action: events.Action(e.Action),
 		Actor: events.Actor{ID: e.ID, Attributes: e.Attributes},
-		Scope: "local", Time: e.Time.Unix(), TimeNano: e.Time.UnixNano(),
+		Scope: scopeOf(e), Time: e.Time.Unix(), TimeNano: e.Time.UnixNano(),
 	}
 }
 
@@ -98,10 +99,11 @@ func wanted(f filters, e runner.Event) bool {
 	}
 	return is("type", func(v string) bool { return v == e.Type }) &&
 		is("event", func(v string) bool { return v == e.Action || v == action }) &&
-		is("scope", func(v string) bool { return v == "local" }) &&
+		is("scope", func(v string) bool { return v == scopeOf(e) }) &&
 		is("container", actor("container")) && is("network", actor("network")) && is("volume", actor("volume")) &&
 		is("image", func(v string) bool { return e.Attributes["image"] == v || e.Type == "image" && actor("image")(v) }) &&
-		is("daemon", actor("daemon")) && is("plugin", actor("plugin")) &&
+		is("daemon", actor("daemon")) && is("plugin", actor("plugin")) && is("node", actor("node")) &&
+		is("service", actor("service")) && is("secret", actor("secret")) && is("config", actor("config")) &&
 		f.labels("label", e.Attributes)
 }
 
@@ -123,4 +125,11 @@ func timeOf(r *http.Request, name string) (time.Time, error) {
 		return t, fault.Invalid("invalid value %q for %q: want seconds since 1970 or RFC 3339", v, name)
 	}
 	return t, nil
+}
+
+func scopeOf(e runner.Event) string {
+	if e.Swarm {
+		return "swarm"
+	}
+	return "local"
 }

@@ -7,13 +7,14 @@ import (
 	"time"
 )
 
-// Event is something that happened to a container, image, network or volume.
+// Event is something that happened to a container, image, network or volume, or to what a cluster has.
 type Event struct {
 	Type       string // container, image, ...
 	Action     string // create, start, die, ... (Engine API: EventMessage)
 	ID         string
 	Attributes map[string]string
 	Time       time.Time
+	Swarm      bool // of the whole cluster, not of this machine
 }
 
 const (

@@ -209,6 +209,13 @@ func TestClusterServices(t *testing.T) {
 		return unless(strings.Contains(out, "2/2 completed"), "%s", out)
 	})
 	m.run("service", "rm", "web", "everywhere", "job")
+	told := m.run("events", "--since", "10m", "--until", "0s", "--filter", "scope=swarm", "--format",
+		"{{.Type}} {{.Action}} {{.Actor.Attributes.name}}")
+	for _, want := range []string{"service create web", "service update web", "service remove web", "node update host2"} {
+		if !strings.Contains(told, want) {
+			t.Errorf("%s is no event:\n%s", want, told)
+		}
+	}
 	eventually(t, "nothing of them", func() error {
 		for _, h := range hosts {
 			if out := h.run("ps", "-aq", "--filter", "label=com.docker.swarm.task"); out != "" {

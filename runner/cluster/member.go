@@ -204,11 +204,16 @@ func (m *member) watchReady(ctx context.Context, n *node.Node) {
 }
 
 func (m *member) watchControl(ctx context.Context, n *node.Node) {
+	var telling sync.WaitGroup
+	defer telling.Wait()
 	for conn := range n.ListenControlSocket(ctx) {
 		m.mu.Lock()
 		m.conn = conn
 		m.changed()
 		m.mu.Unlock()
+		if conn != nil {
+			telling.Go(func() { m.publish(ctx, conn) }) // until the node closes it
+		}
 	}
 }
 
