@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -96,7 +97,8 @@ func TestClusterLosesAWorker(t *testing.T) {
 	})
 }
 
-// A daemon's end leaves the tasks' containers running, and the next one takes them up: they are the same.
+// A daemon's end leaves the tasks' containers running, and the next one takes them up: they are the same. It may come up before
+// the machine's address does.
 func TestClusterSurvivesItsDaemon(t *testing.T) {
 	m := newCluster(t, 1, 0)[0]
 	m.service("--name", "web", "--replicas", "3", "probe", "sleep")
@@ -108,7 +110,19 @@ func TestClusterSurvivesItsDaemon(t *testing.T) {
 	}
 	before := list()
 	m.kill()
+	address := func(verb string) {
+		t.Helper()
+		if out, err := exec.Command("ip", "-n", m.netns, "addr", verb, m.ip+"/24", "dev", "eth0").CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	address("del")
 	m.start()
+	eventually(t, "its address is missed", func() error {
+		out := m.run("info", "-f", "{{.Swarm.Error}}")
+		return unless(strings.Contains(out, "cannot assign requested address"), "%s", out)
+	})
+	address("add")
 	eventually(t, "the node is ready", func() error {
 		out := m.output("node", "ls", "--format", "{{.Status}} {{.ManagerStatus}}")
 		return unless(out == "Ready Leader", "%s", out)

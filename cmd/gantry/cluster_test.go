@@ -106,7 +106,7 @@ func newCluster(t *testing.T, managers, workers int) []*host {
 	t.Helper()
 	all := newHosts(t, managers+workers)
 	first := all[0]
-	first.run("swarm", "init", "--advertise-addr", first.ip)
+	first.run("swarm", "init", "--advertise-addr", first.ip, "--listen-addr", first.ip)
 	image := filepath.Join(t.TempDir(), "probe.tar")
 	for i, h := range all {
 		if i == 0 {

@@ -118,7 +118,7 @@ func (c *Cluster) Resume() error {
 	}
 	c.changing.Lock()
 	defer c.changing.Unlock()
-	return c.enter(start{Config: cfg})
+	return c.enter(start{Config: cfg, resumed: true})
 }
 
 // enter starts a node and makes it this machine's.

@@ -59,6 +59,7 @@ type start struct {
 	token, availability string
 	forceNew, autoLock  bool
 	key                 []byte
+	resumed             bool // it was a member in a daemon before
 }
 
 // member is a node that is started again when it ends by itself.
@@ -90,7 +91,8 @@ func (m *member) changed() {
 	m.turn = make(chan struct{})
 }
 
-// run keeps a node until end. One that has never been ready is not tried again, as its wishes may be wrong.
+// run keeps a node until end. One that was never a member is not tried again, as its wishes may be wrong; one that was is,
+// as its address may be there later.
 func (m *member) run() {
 	defer close(m.done)
 	for delay := firstDelay; ; delay = min(2*delay, lastDelay) {
@@ -98,10 +100,10 @@ func (m *member) run() {
 		m.mu.Lock()
 		lived := m.ready
 		m.node, m.conn, m.ready, m.err = nil, nil, false, err
-		again := m.once && !errors.Is(err, ErrLocked)
+		again := (m.once || m.start.resumed) && !errors.Is(err, ErrLocked)
 		m.changed()
 		m.mu.Unlock()
-		if m.ctx.Err() != nil || !again && !m.resumed(err) {
+		if m.ctx.Err() != nil || !again {
 			return
 		}
 		if lived {
@@ -114,11 +116,6 @@ func (m *member) run() {
 		case <-time.After(delay):
 		}
 	}
-}
-
-// resumed tells whether a node that was never ready has been so in a daemon before.
-func (m *member) resumed(err error) bool {
-	return m.start.token == "" && m.start.Remote != "" && !m.start.Joining && !errors.Is(err, ErrLocked)
 }
 
 // live is one node's life.
