@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
@@ -118,13 +119,18 @@ func (d *daemon) pullForTask(ctx context.Context, image, auth string, p *ocispec
 	return err
 }
 
+// askTimeout is how long a registry may take to say what an image is: the user waits for the service.
+const askTimeout = 5 * time.Second
+
 // imagePlatforms are those of an image in its registry, or here if it is not there.
 func (d *daemon) imagePlatforms(ctx context.Context, image, auth string) ([]ocispec.Platform, error) {
 	name, err := fullName(image)
 	if err != nil {
 		return nil, err
 	}
-	_, all, err := d.mover.Inspect(ctx, name, engine.Credentials(auth))
+	asking, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	_, all, err := d.mover.Inspect(asking, name, engine.Credentials(auth))
 	if err == nil {
 		return all, nil
 	}
