@@ -3,6 +3,7 @@ package allocator
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/moby/swarmkit/v2/api"
@@ -83,7 +84,7 @@ func TestNewLeader(t *testing.T) {
 		t.Fatalf("the service has moved from %s to %v: %v", vip, s.Endpoint.VirtualIPs, err)
 	}
 	note(vip)
-	for _, task := range tasks {
+	for _, task := range slices.Backward(tasks) { // else the next free address would be the right one by chance
 		had := task.Networks[0].Addresses[0]
 		if err := second.AllocateTask(task); err != nil || task.Networks[0].Addresses[0] != had {
 			t.Fatalf("a task has moved from %s to %v: %v", had, task.Networks[0].Addresses, err)
