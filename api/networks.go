@@ -15,8 +15,8 @@ import (
 	"github.com/gantry-build/gantry/runner"
 )
 
-func registerNetworks(r *Router, m *runner.Manager) {
-	n := &networksAPI{m}
+func registerNetworks(r *Router, m *runner.Manager, s *Swarm) {
+	n := &networksAPI{m, s}
 	r.Handle(http.MethodGet, "/networks", n.list)
 	r.Handle(http.MethodGet, "/networks/{$}", n.list)
 	r.Handle(http.MethodPost, "/networks/create", n.create)
@@ -28,7 +28,10 @@ func registerNetworks(r *Router, m *runner.Manager) {
 }
 
 // networksAPI serves networks over the runner.
-type networksAPI struct{ m *runner.Manager }
+type networksAPI struct {
+	m     *runner.Manager
+	swarm *Swarm // may be nil
+}
 
 func (a *networksAPI) described(n runner.NetworkRecord) network.Network {
 	out := network.Network{
@@ -149,6 +152,9 @@ func (a *networksAPI) create(w http.ResponseWriter, r *http.Request) error {
 	var req network.CreateRequest
 	if err := readJSON(r, &req); err != nil {
 		return err
+	}
+	if (req.Scope == "swarm" || req.Driver == "overlay" || req.Ingress) && a.swarm.manages() {
+		return errdefs.ErrNotImplemented.WithMessage("overlay networks are not there yet: services have the network of their node")
 	}
 	rec, err := networkRequest(req)
 	if err != nil {

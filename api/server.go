@@ -72,7 +72,7 @@ func New(o Options) http.Handler {
 	registerEvents(r, o.Runner)
 	registerContainers(r, o.Runner)
 	registerVolumes(r, o.Runner)
-	registerNetworks(r, o.Runner)
+	registerNetworks(r, o.Runner, o.Swarm)
 	registerLinked(r, o.Runner)
 	registerAttach(r, o.Runner)
 	registerExec(r, o.Runner)

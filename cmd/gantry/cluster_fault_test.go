@@ -209,6 +209,7 @@ func TestClusterBadInput(t *testing.T) {
 	a.fails([]string{"last manager", "--force"}, "swarm", "leave")
 	a.fails([]string{"no-such-image"}, "service", "inspect", "no-such-image")
 	a.fails([]string{"routing mesh", "mode=host"}, "service", "create", "-d", "-p", "80:80", "probe")
+	a.fails([]string{"overlay networks are not there yet"}, "network", "create", "-d", "overlay", "ov")
 	a.fails([]string{"constraint"}, "service", "create", "-d", "--constraint", "nonsense", "probe")
 	b.run("swarm", "leave")
 	a.run("swarm", "leave", "--force")
