@@ -23,6 +23,7 @@ import (
 	_ "github.com/docker/cli/cli/command/node"
 	_ "github.com/docker/cli/cli/command/secret"
 	_ "github.com/docker/cli/cli/command/service"
+	_ "github.com/docker/cli/cli/command/stack"
 	_ "github.com/docker/cli/cli/command/swarm"
 
 	engine "github.com/gantry-build/gantry/api"

@@ -36,6 +36,7 @@ func Main(args []string) int {
 	thin.MountDocker(root, at.Place)
 	extendSystem(child(root, "system"), at)
 	extendService(child(root, "service"))
+	extendStack(child(root, "stack"))
 	for _, verb := range []string{"pull", "push"} {
 		speakHTTP(child(root, verb), at)
 	}

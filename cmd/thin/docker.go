@@ -27,7 +27,7 @@ var mounted = []string{
 	"pause", "unpause", "rename", "top", "port", "events", "stats", "cp", "diff", "commit", "export", "update",
 	"images", "tag", "rmi", "pull", "push", "import", "save", "load", "history", "login", "logout", "info", "version",
 	"container", "image", "network", "volume", "system", "builder", "context", "search",
-	"swarm", "node", "service", "secret", "config", // the engine's
+	"swarm", "node", "service", "stack", "secret", "config", // the engine's
 }
 
 // extended are those of them that the engine adds to.
