@@ -45,6 +45,11 @@ func (s *Swarm) Routes(r *Router) {
 	r.Handle(http.MethodPost, "/swarm/update", s.managed(s.update))
 	r.Handle(http.MethodGet, "/swarm/unlockkey", s.managed(s.unlockKey))
 
+	r.Handle(http.MethodGet, "/gantry/cluster", s.clusterStatus)
+	r.Handle(http.MethodGet, "/gantry/cluster/backup", s.backup)
+	r.Handle(http.MethodPost, "/gantry/cluster/restore", s.restore)
+	r.Handle(http.MethodPost, "/gantry/cluster/recover", s.recover)
+
 	r.Handle(http.MethodGet, "/nodes", s.managed(s.nodes))
 	r.Handle(http.MethodGet, "/nodes/{id}", s.managed(s.node))
 	r.Handle(http.MethodPost, "/nodes/{id}/update", s.managed(s.updateNode))

@@ -216,29 +216,46 @@ func (p *place) status(ctx context.Context) (status, error) {
 
 // call asks the daemon over its socket and decodes the answer into v.
 func (p *place) call(ctx context.Context, method, path string, v any) error {
+	resp, err := p.ask(ctx, method, path, nil, nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if v == nil {
+		return nil
+	}
+	return json.NewDecoder(resp.Body).Decode(v)
+}
+
+// ask asks the daemon over its socket. An answer that is an error is one.
+func (p *place) ask(ctx context.Context, method, path string, header http.Header, body io.Reader) (*http.Response, error) {
 	c := &http.Client{Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", p.Socket())
 		},
 		DisableKeepAlives: true,
 	}}
-	req, err := http.NewRequestWithContext(ctx, method, "http://gantry"+path, nil)
+	req, err := http.NewRequestWithContext(ctx, method, "http://gantry"+path, body)
 	if err != nil {
-		return err
+		return nil, err
+	}
+	if header != nil {
+		req.Header = header
 	}
 	resp, err := c.Do(req)
 	if err != nil {
-		return err
+		return nil, err
+	}
+	if resp.StatusCode/100 == 2 {
+		return resp, nil
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode/100 != 2 {
-		b, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
-		return fmt.Errorf("the daemon answered %s: %s", resp.Status, b)
+	b, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<14))
+	var said struct{ Message string }
+	if json.Unmarshal(b, &said) == nil && said.Message != "" {
+		return nil, errors.New(said.Message)
 	}
-	if v == nil {
-		return nil
-	}
-	return json.NewDecoder(resp.Body).Decode(v)
+	return nil, fmt.Errorf("the daemon answered %s: %s", resp.Status, b)
 }
 
 // gone waits until the data root is free again, and the process has gone with all that it has open.

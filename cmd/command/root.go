@@ -32,7 +32,8 @@ func Main(args []string) int {
 		}
 		return unknown(cmd, args[0])
 	}
-	root.AddCommand(registryCommand(at), daemonCommand(at), emulatorsCommand(at), doctorCommand(at), debugCommand(at), manifestCommand(at))
+	root.AddCommand(registryCommand(at), daemonCommand(at), emulatorsCommand(at), doctorCommand(at), debugCommand(at), manifestCommand(at),
+		clusterCommand(at))
 	thin.MountDocker(root, at.Place)
 	extendSystem(child(root, "system"), at)
 	extendService(child(root, "service"))

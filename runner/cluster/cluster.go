@@ -172,6 +172,7 @@ func (c *Cluster) current() *member {
 func (c *Cluster) Init(ctx context.Context, want Init) (string, error) {
 	c.changing.Lock()
 	defer c.changing.Unlock()
+	s := start{Config: want.Config, forceNew: want.ForceNew, autoLock: want.AutoLock, availability: want.Availability}
 	if m := c.current(); m != nil {
 		if !want.ForceNew {
 			return "", ErrIs
@@ -179,9 +180,10 @@ func (c *Cluster) Init(ctx context.Context, want Init) (string, error) {
 		if !m.status().Manager {
 			return "", ErrWorker
 		}
+		s.key = c.key(ctx, m)
 		m.end()
 	}
-	err := c.enter(start{Config: want.Config, forceNew: want.ForceNew, autoLock: want.AutoLock, availability: want.Availability})
+	err := c.enter(s)
 	if err != nil {
 		return "", err
 	}

@@ -19,7 +19,7 @@ import (
 
 func main() {
 	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "usage: probe say WORD... | serve ADDR TEXT | files ADDR DIR | show FILE | ask NAME | get URL | "+
+		fmt.Fprintln(os.Stderr, "usage: probe say WORD... | serve ADDR TEXT | files ADDR DIR | show FILE... | ask NAME | get URL | "+
 			"sleep | deaf | exit CODE | cat | arch | uid")
 		os.Exit(2)
 	}
@@ -39,12 +39,14 @@ func main() {
 		serve(args[0], http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			fmt.Fprintln(w, os.ExpandEnv(args[1]), runtime.GOARCH)
 		}))
-	case "show": // a file, with its owners and its mode
-		var st syscall.Stat_t
-		said(syscall.Stat(args[0], &st))
-		text, err := os.ReadFile(args[0])
-		said(err)
-		fmt.Printf("%d %d %o %s\n", st.Uid, st.Gid, st.Mode&0o777, text)
+	case "show": // files, with their owners and modes
+		for _, name := range args {
+			var st syscall.Stat_t
+			said(syscall.Stat(name, &st))
+			text, err := os.ReadFile(name)
+			said(err)
+			fmt.Printf("%d %d %o %s\n", st.Uid, st.Gid, st.Mode&0o777, text)
+		}
 	case "files":
 		serve(args[0], http.FileServer(http.Dir(args[1])))
 	case "ask":
