@@ -106,7 +106,8 @@ func (s *ClusterStatus) ask(ctx context.Context, m cluster.Manager) error {
 		return cmp.Or(cmp.Compare(a.Hostname, b.Hostname), cmp.Compare(a.ID, b.ID))
 	})
 	tasks, err := m.ListTasks(ctx, &swarmapi.ListTasksRequest{Filters: &swarmapi.ListTasksRequest_Filters{
-		DesiredStates: []swarmapi.TaskState{swarmapi.TaskStateRunning, swarmapi.TaskStateReady, swarmapi.TaskStateCompleted}, UpToDate: true,
+		DesiredStates: []swarmapi.TaskState{swarmapi.TaskStateRunning, swarmapi.TaskStateReady, swarmapi.TaskStateCompleted},
+		UpToDate:      true,
 	}}, large())
 	if err != nil {
 		return err

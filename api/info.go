@@ -12,6 +12,8 @@ import (
 	"github.com/moby/moby/api/types/registry"
 	"github.com/moby/moby/api/types/swarm"
 	"github.com/moby/moby/api/types/system"
+	"github.com/moby/moby/v2/daemon/cluster/convert"
+	swarmapi "github.com/moby/swarmkit/v2/api"
 	"golang.org/x/sys/unix"
 
 	"github.com/gantry-build/gantry/runner"
@@ -26,6 +28,8 @@ type Facts struct {
 	Pools                  []netip.Prefix
 	PoolSizes              []int // bits of the networks that are made of each
 	Registries             []RegistryFacts
+	Labels                 []string
+	Resources              []*swarmapi.GenericResource
 }
 
 // RegistryFacts say how a registry is reached.
@@ -38,6 +42,8 @@ type RegistryFacts struct {
 // add puts them where Docker has them.
 func (f Facts) add(info *system.Info) {
 	info.ID, info.InitBinary = f.ID, f.InitBinary
+	info.Labels = append([]string{}, f.Labels...)
+	info.GenericResources = convert.GenericResourcesFromGRPC(f.Resources)
 	info.ContainerdCommit.ID, info.RuncCommit.ID, info.InitCommit.ID = f.Containerd, f.Runc, f.Init
 	info.CDISpecDirs = append([]string{}, f.CDIDirs...)
 	for _, name := range f.Devices {

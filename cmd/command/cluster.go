@@ -13,6 +13,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
+	"github.com/docker/cli/opts"
 	"github.com/moby/swarmkit/v2/api"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
@@ -52,7 +53,7 @@ func (d *daemon) describe() *api.NodeDescription {
 	host, _ := os.Hostname()
 	var mem unix.Sysinfo_t
 	_ = unix.Sysinfo(&mem)
-	engine := &api.EngineDescription{EngineVersion: thin.Version, Labels: map[string]string{}}
+	engine := &api.EngineDescription{EngineVersion: thin.Version, Labels: opts.ConvertKVStringsToMap(d.cfg.labels)}
 	for kind, names := range map[string][]string{
 		"Network": {"bridge", "host", "ipvlan", "macvlan", "null", "overlay"}, "Volume": {"local"},
 		"Log": {"journald", "json-file", "local", "none", "syslog"},
@@ -82,6 +83,7 @@ func (d *daemon) describe() *api.NodeDescription {
 		Hostname: host, Engine: engine, Platform: &api.Platform{OS: "linux", Architecture: machine()},
 		Resources: &api.Resources{
 			NanoCPUs: int64(runtime.NumCPU()) * 1e9, MemoryBytes: int64(mem.Totalram) * int64(max(mem.Unit, 1)),
+			Generic: d.cfg.resources,
 		},
 	}
 }

@@ -87,7 +87,8 @@ func concerns(s api.ClusterStatus, now time.Time) (all []string) {
 			say("node %s is %s %s", n.Hostname, n.State, n.Error)
 		}
 		if !n.CertificateEnds.IsZero() && n.CertificateEnds.Sub(now) < endsSoon {
-			say("the certificate of %s ends %s; is its clock right, and does it reach a manager?", n.Hostname, n.CertificateEnds.Format(time.RFC3339))
+			say("the certificate of %s ends %s; is its clock right, and does it reach a manager?", n.Hostname,
+				n.CertificateEnds.Format(time.RFC3339))
 		}
 	}
 	if managers, answer, need := s.Quorum(); answer == need && managers > 1 {
@@ -106,8 +107,9 @@ func printCluster(out io.Writer, s api.ClusterStatus, wrong []string) error {
 	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
 	if s.Error == "" {
 		managers, answer, need := s.Quorum()
-		fmt.Fprintf(w, "Cluster\t%s\nManagers\t%d, of which %d answer and %d are needed\nAuthority\tends %s%s\nAutolock\t%t\n\n", s.ID, managers,
-			answer, need, s.CAEnds.Format(time.DateOnly), map[bool]string{true: ", and is being replaced"}[s.CARotates], s.AutoLock)
+		fmt.Fprintf(w, "Cluster\t%s\nManagers\t%d, of which %d answer and %d are needed\n", s.ID, managers, answer, need)
+		fmt.Fprintf(w, "Authority\tends %s%s\nAutolock\t%t\n\n", s.CAEnds.Format(time.DateOnly),
+			map[bool]string{true: ", and is being replaced"}[s.CARotates], s.AutoLock)
 		fmt.Fprintln(w, "NODE\tROLE\tSTATE\tAVAILABILITY\tADDRESS\tCERTIFICATE ENDS\tGANTRY")
 		for _, n := range s.Nodes {
 			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", n.Hostname, cmp.Or(n.Manager, "worker"), n.State, n.Availability, n.Addr,
@@ -198,8 +200,8 @@ func clusterRestore(at *place) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "restore [OPTIONS] FILE",
 		Short: "Make this machine the only manager of the cluster in a backup (- for standard input)",
-		Long: `Make this machine the only manager of the cluster in a backup. It must be in no cluster, and the cluster's other managers must
-have gone for good: two machines that restore the same state are two clusters.
+		Long: `Make this machine the only manager of the cluster in a backup. It must be in no cluster, and the cluster's other managers
+must have gone for good: two machines that restore the same state are two clusters.
 
 Workers come back by themselves if this machine has the address of a manager that they know; others leave and join again. Then
 add managers: gantry swarm join-token manager.`,
@@ -229,7 +231,8 @@ add managers: gantry swarm join-token manager.`,
 				return err
 			}
 			printState(cmd.OutOrStdout(), about.State)
-			fmt.Fprintf(cmd.OutOrStdout(), "as it was on %s at %s. This node is its manager now.\n", about.Host, about.Made.Format(time.RFC3339))
+			fmt.Fprintf(cmd.OutOrStdout(), "as it was on %s at %s. This node is its manager now.\n", about.Host,
+				about.Made.Format(time.RFC3339))
 			return nil
 		},
 	}
@@ -244,8 +247,8 @@ func clusterRecover(at *place) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "recover [OPTIONS]",
 		Short: "Go on with this manager alone when too few managers are left to agree",
-		Long: `Go on with this manager alone when too few managers are left to agree. Services, secrets and nodes stay as this manager knows them;
-the other managers are members no more. With --dry-run it only says what this manager knows: of several that are left, take the
+		Long: `Go on with this manager alone when too few managers are left to agree. Services, secrets and nodes stay as this manager knows
+them; the other managers are members no more. With --dry-run it only says what this manager knows: of several that are left, take the
 one with the highest term, and of these the one with the highest entry.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -266,7 +269,8 @@ one with the highest term, and of these the one with the highest entry.`,
 				case dry:
 					fmt.Fprintf(out, "%s at %s: would be a member no more\n", m.NodeID, m.Addr)
 				default:
-					fmt.Fprintf(out, "%s at %s: is a member no more; should it come back: gantry swarm leave --force, and join\n", m.NodeID, m.Addr)
+					fmt.Fprintf(out, "%s at %s: is a member no more; should it come back: gantry swarm leave --force, and join\n",
+						m.NodeID, m.Addr)
 				}
 			}
 			if dry {

@@ -5,11 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"strings"
 
 	"github.com/moby/buildkit/cmd/buildkitd/config"
+	swarmapi "github.com/moby/swarmkit/v2/api"
+	"github.com/moby/swarmkit/v2/api/genericresource"
 	"github.com/pelletier/go-toml/v2"
 
 	"github.com/gantry-build/gantry/cache"
@@ -26,6 +29,9 @@ type honoured struct {
 		Base any `toml:"base"`
 		Size any `toml:"size"`
 	} `toml:"default-address-pools"`
+	Labels           any `toml:"labels"`                 // dockerd's
+	Resources        any `toml:"node-generic-resources"` // dockerd's
+	Metrics          any `toml:"metrics-addr"`           // dockerd's
 	Debug            any `toml:"debug"`
 	Trace            any `toml:"trace"`
 	Entitlements     any `toml:"insecure-entitlements"`
@@ -93,6 +99,9 @@ type settings struct {
 	*config.Config
 	emulation qemu.Policy
 	pools     []ipam.Range // of networks
+	labels    []string     // of this machine, each KEY=VALUE
+	resources []*swarmapi.GenericResource
+	metrics   string // address at which they are served; "" is nowhere
 }
 
 // loadConfig reads the configuration file: the one that was named, or the one in its usual place if there
@@ -146,30 +155,66 @@ func parseConfig(text []byte) (s settings, err error) {
 		return s, fmt.Errorf(": %w", err)
 	}
 	s.Config = &cfg
+	if err := s.own(text); err != nil {
+		return s, fmt.Errorf(": %w", err)
+	}
+	return s, checkConfig(&cfg)
+}
+
+// own reads what is not BuildKit's.
+func (s *settings) own(text []byte) (err error) {
 	var own struct {
 		Emulation string `toml:"emulation"`
 		Pools     []struct {
 			Base string `toml:"base"`
 			Size int    `toml:"size"`
 		} `toml:"default-address-pools"`
+		Labels    []string `toml:"labels"`
+		Resources []string `toml:"node-generic-resources"`
+		Metrics   string   `toml:"metrics-addr"`
 	}
 	if err := toml.Unmarshal(text, &own); err != nil {
-		return s, fmt.Errorf(": %w", err)
+		return err
 	}
 	if s.emulation, err = qemu.ParsePolicy(own.Emulation); err != nil {
-		return s, fmt.Errorf(": %w", err)
+		return err
+	}
+	if err := s.describe(own.Labels, own.Resources, own.Metrics); err != nil {
+		return err
 	}
 	for _, p := range own.Pools {
 		base, err := netip.ParsePrefix(p.Base)
 		if err != nil {
-			return s, fmt.Errorf(": default-address-pools: base = %q: want a prefix such as 10.10.0.0/16", p.Base)
+			return fmt.Errorf("default-address-pools: base = %q: want a prefix such as 10.10.0.0/16", p.Base)
 		}
 		s.pools = append(s.pools, ipam.Range{Base: base, Size: p.Size})
 	}
 	if err := ipam.CheckRanges(s.pools); err != nil {
-		return s, fmt.Errorf(": default-address-pools: %w", err)
+		return fmt.Errorf("default-address-pools: %w", err)
 	}
-	return s, checkConfig(&cfg)
+	return nil
+}
+
+// describe adds what is said of this machine: to clusters, and of where it tells how it is.
+func (s *settings) describe(labels, resources []string, metrics string) (err error) {
+	for _, l := range labels {
+		if key, _, ok := strings.Cut(l, "="); !ok || key == "" {
+			return fmt.Errorf("labels: %q: want KEY=VALUE", l)
+		}
+		s.labels = append(s.labels, l)
+	}
+	if len(resources) > 0 {
+		if s.resources, err = genericresource.Parse(resources); err != nil {
+			return fmt.Errorf("node-generic-resources: %w", err)
+		}
+	}
+	if metrics != "" {
+		if _, _, err := net.SplitHostPort(metrics); err != nil {
+			return fmt.Errorf("metrics-addr = %q: want HOST:PORT", metrics)
+		}
+		s.metrics = metrics
+	}
+	return nil
 }
 
 func refuseKey(line int, key []string) error {

@@ -28,8 +28,11 @@ func TestConfigRefusals(t *testing.T) {
 		"[[default-address-pools]]\nbase = \"10.0.0.0\"\nsize = 24\n":    {`default-address-pools: base = "10.0.0.0"`, "want a prefix"},
 		"[[default-address-pools]]\nbase = \"10.0.0.0/24\"\nsize = 16\n": {"default-address-pools: ", "do not fit"},
 		"[[default-address-pools]]\nbass = \"10.0.0.0/8\"\n":             {":2: default-address-pools.bass is unknown"},
-		"[dns\n":                                 {":1: "},
-		"\n\n[history]\nmaxEntries = \"many\"\n": {":4: history.maxEntries"},
+		"labels = [\"a\"]\n":                                             {"labels: ", "a"},
+		"node-generic-resources = [\"GPU\"]\n":                           {"node-generic-resources: "},
+		"metrics-addr = \"9323\"\n":                                      {"metrics-addr = \"9323\": want HOST:PORT"},
+		"[dns\n":                                                         {":1: "},
+		"\n\n[history]\nmaxEntries = \"many\"\n":                         {":4: history.maxEntries"},
 	} {
 		t.Run(text, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "gantry.toml")

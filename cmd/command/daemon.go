@@ -29,6 +29,9 @@ type daemonOptions struct {
 	idle time.Duration // how long nothing has to happen for that
 
 	emulation string // "" is what the configuration says
+
+	labels, resources []string // beside those of the configuration
+	metrics           string
 }
 
 func daemonCommand(at *place) *cobra.Command {
@@ -46,6 +49,9 @@ func daemonCommand(at *place) *cobra.Command {
 	f.DurationVar(&o.idle, "idle", idleDefault(), "how long a daemon that a command has started stays with nothing to do (env GANTRY_IDLE)")
 	f.StringVar(&o.emulation, "emulation", "", "where emulators may be registered: auto, private or off (default: what the configuration "+
 		"file says, or auto)")
+	f.StringArrayVar(&o.labels, "label", nil, "label of this machine, KEY=VALUE, as constraints on engine.labels find it")
+	f.StringArrayVar(&o.resources, "node-generic-resource", nil, "resource that services can reserve here, as GPU=2 or GPU=uuid1")
+	f.StringVar(&o.metrics, "metrics-addr", "", "address at which /metrics is served, HOST:PORT")
 	cmd.AddCommand(daemonStatus(at), daemonStop(at))
 	return cmd
 }
@@ -86,6 +92,9 @@ func runDaemon(ctx context.Context, at *place, o daemonOptions) (err error) {
 		if cfg.emulation, err = qemu.ParsePolicy(o.emulation); err != nil {
 			return fmt.Errorf("--%w", err)
 		}
+	}
+	if err := cfg.describe(o.labels, o.resources, o.metrics); err != nil {
+		return err
 	}
 	log, err := daemonLog(at, cfg.Config, o.auto)
 	if err != nil {

@@ -39,6 +39,7 @@ func (d *daemon) facts() api.Facts {
 		ID: d.id(), Containerd: strings.TrimSuffix(version.Version, "+unknown"), Runc: payload.Version("runc"),
 		Init: payload.Version(initProgram), InitBinary: initProgram,
 		CDIDirs: d.cfg.devices().Dirs, Devices: d.cfg.devices().Devices(),
+		Labels: d.cfg.labels, Resources: d.cfg.resources,
 	}
 	for _, p := range d.cfg.pools {
 		f.Pools, f.PoolSizes = append(f.Pools, p.Base), append(f.PoolSizes, p.Size)

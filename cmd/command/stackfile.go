@@ -23,7 +23,9 @@ var (
 		"working_dir",
 	}
 	// fileKeys have done their work when the file has been read, or are about something else than what runs.
-	fileKeys = []string{"annotations", "attach", "build", "develop", "env_file", "expose", "extends", "label_file", "profiles", "pull_policy"}
+	fileKeys = []string{
+		"annotations", "attach", "build", "develop", "env_file", "expose", "extends", "label_file", "profiles", "pull_policy",
+	}
 	// stackAdvice is what the user can write for keys that are often met.
 	stackAdvice = map[string]string{
 		"container_name": "its tasks' containers are named after the service, the task and its ID",

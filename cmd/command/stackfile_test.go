@@ -50,9 +50,7 @@ func lowered(t *testing.T, text string) (_ *dockertypes.Config, kept map[string]
 	return cfg, kept, warnings, nil
 }
 
-func TestStackIsLowered(t *testing.T) {
-	t.Setenv("TOKEN", "secret$1")
-	cfg, kept, warnings, errs := lowered(t, `
+const wholeStack = `
 services:
   web:
     image: nginx:${TAG:-1}
@@ -84,7 +82,11 @@ networks:
   default: {attachable: true, ipam: {config: [{subnet: 10.9.0.0/24}]}}
   old: {name: given, external: true}
 volumes: {data: {}}
-`)
+`
+
+func TestStackIsLowered(t *testing.T) {
+	t.Setenv("TOKEN", "secret$1")
+	cfg, kept, warnings, errs := lowered(t, wholeStack)
 	if len(errs) > 0 {
 		t.Fatal(errs)
 	}
@@ -96,9 +98,10 @@ volumes: {data: {}}
 		db, web = web, db
 	}
 	for what, pair := range map[string][2]any{
-		"image":       {web.Image, "nginx:1"},
-		"env_file":    {*web.Environment["FROM_FILE"], "1"},
-		"ports":       {web.Ports, []dockertypes.ServicePortConfig{{Mode: "ingress", Target: 80, Published: 8080, Protocol: "tcp"}, {Mode: "host", Target: 443, Published: 8443, Protocol: "tcp"}}},
+		"image":    {web.Image, "nginx:1"},
+		"env_file": {*web.Environment["FROM_FILE"], "1"},
+		"ports": {web.Ports, "[{Mode:ingress Target:80 Published:8080 Protocol:tcp} " +
+			"{Mode:host Target:443 Published:8443 Protocol:tcp}]"},
 		"restart":     {[]any{web.Deploy.RestartPolicy.Condition, *web.Deploy.RestartPolicy.MaxAttempts}, []any{"on-failure", 3}},
 		"limits":      {*web.Deploy.Resources.Limits, dockertypes.ResourceLimit{NanoCPUs: "0.5", MemoryBytes: 64 << 20, Pids: 10}},
 		"emulate":     {web.Labels["com.gantry.emulate"], "true"},

@@ -306,7 +306,10 @@ func (d *daemon) listen() error {
 	}
 	d.server = api.Serve(l, handler, build)
 	d.closers = append(d.closers, d.server.Close)
-	return nil
+	if d.cfg.metrics == "" {
+		return nil
+	}
+	return d.serveMetrics(d.cfg.metrics)
 }
 
 // initProgram is the name of the carried program that is process 1 with --init.

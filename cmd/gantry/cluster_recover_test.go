@@ -28,7 +28,8 @@ func TestClusterBackup(t *testing.T) {
 	m.run("swarm", "update", "--autolock")
 	key := m.run("swarm", "unlock-key", "-q")
 
-	if out := m.run("cluster", "backup", file); !strings.Contains(out, "2 nodes, 1 services, 1 tasks") || !strings.Contains(out, "1 secrets") {
+	out := m.run("cluster", "backup", file)
+	if !strings.Contains(out, "2 nodes, 1 services, 1 tasks") || !strings.Contains(out, "1 secrets") {
 		t.Errorf("the backup says:\n%s", out)
 	}
 	m.service("--name", "later", "probe", "sleep")
