@@ -343,6 +343,8 @@ func (c *Cluster) Manager() (Manager, error) {
 		return Manager{}, ErrExpired
 	case st.Manager:
 		return Manager{}, ErrNoLeader
+	case st.State == Failed:
+		return Manager{}, errdefs.ErrUnavailable.WithMessage("this node does not take part in its cluster now: " + st.Err.Error())
 	}
 	return Manager{}, ErrWorker
 }

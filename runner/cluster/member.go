@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/moby/swarmkit/v2/api"
 	"github.com/moby/swarmkit/v2/manager/allocator/networkallocator"
@@ -224,6 +225,10 @@ func explained(err error) error {
 	case errors.Is(err, node.ErrInvalidUnlockKey):
 		return ErrLocked
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		if begin := invalid.Cert.NotBefore; time.Now().Before(begin) {
+			return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("the cluster's certificates are valid from %s on, and here it is %s: "+
+				"set this machine's clock", begin.Format(time.RFC3339), time.Now().UTC().Format(time.RFC3339)))
+		}
 		return ErrExpired
 	}
 	if _, ok := status.FromError(err); ok { // a manager's words

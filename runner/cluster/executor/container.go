@@ -202,13 +202,13 @@ func (c *controller) resources(s *api.ContainerSpec) (r spec.Resources) {
 	if l := asked.Reservations; l != nil {
 		r.MemoryReservation = l.MemoryBytes
 	}
-	if asked.SwapBytes != nil {
-		switch v := asked.SwapBytes.Value; {
-		case v < 0:
-			r.MemorySwap = -1
-		case r.Memory > 0:
-			r.MemorySwap = r.Memory + v
-		}
+	switch v := asked.SwapBytes; {
+	case v == nil:
+		r.MemorySwap = 2 * r.Memory // as the engine does when nothing is said of it
+	case v.Value < 0:
+		r.MemorySwap = -1
+	case r.Memory > 0:
+		r.MemorySwap = r.Memory + v.Value
 	}
 	if asked.MemorySwappiness != nil && asked.MemorySwappiness.Value >= 0 {
 		r.MemorySwappiness = &asked.MemorySwappiness.Value

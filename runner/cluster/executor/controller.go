@@ -103,7 +103,7 @@ func (c *controller) Prepare(ctx context.Context) error {
 			return exec.ErrTaskPrepared
 		}
 	case errdefs.IsNotFound(err) && pullErr != nil:
-		return fmt.Errorf("%w: %v", err, pullErr)
+		return pullErr // that it is not here is a consequence
 	}
 	return err
 }
