@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -16,6 +17,7 @@ import (
 	"github.com/moby/swarmkit/v2/manager/encryption"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"github.com/gantry-build/gantry/internal/fault"
@@ -107,10 +109,15 @@ func fromManager(err error) error {
 	if err == nil {
 		return nil
 	}
-	if _, ok := status.FromError(err); ok {
-		return errgrpc.ToNative(err)
+	said, ok := status.FromError(err)
+	if !ok {
+		return err
 	}
-	return err
+	if said.Code() == codes.ResourceExhausted && strings.Contains(said.Message(), "larger than max") {
+		return fault.Invalid("the request is too large for the cluster's managers, which keep it in memory and in Raft's log (%s): "+
+			"put large content into a config, a volume or the image", said.Message())
+	}
+	return errgrpc.ToNative(err)
 }
 
 // large is for lists.
