@@ -32,9 +32,6 @@ func networkRequest(req network.CreateRequest) (runner.NetworkRecord, error) {
 		return n, fault.Invalid("invalid network name: name is empty")
 	}
 	switch {
-	case req.Scope == "swarm" || n.Driver == "overlay" || req.Ingress:
-		return n, fault.Unavailable("This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" " +
-			"to connect this node to swarm and try again.")
 	case req.Scope != "" && req.Scope != "local":
 		return n, fault.Invalid("invalid scope %q: want local", req.Scope)
 	case req.ConfigOnly || req.ConfigFrom != nil && req.ConfigFrom.Network != "":

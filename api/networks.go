@@ -13,6 +13,8 @@ import (
 
 	"github.com/gantry-build/gantry/internal/fault"
 	"github.com/gantry-build/gantry/runner"
+	"github.com/gantry-build/gantry/runner/cluster"
+	gnetwork "github.com/gantry-build/gantry/runner/network"
 )
 
 func registerNetworks(r *Router, m *runner.Manager, s *Swarm) {
@@ -35,7 +37,7 @@ type networksAPI struct {
 
 func (a *networksAPI) described(n runner.NetworkRecord) network.Network {
 	out := network.Network{
-		Name: n.Name, ID: n.ID, Created: n.Created, Scope: "local", Driver: n.Driver,
+		Name: n.Name, ID: n.ID, Created: n.Created, Scope: networkScope(n), Driver: n.Driver,
 		EnableIPv4: n.Config.IPv4 || n.Config.ID == "", EnableIPv6: n.Config.IPv6, Internal: n.Config.Internal,
 		Attachable: n.Attachable, Ingress: n.Ingress,
 		IPAM:    network.IPAM{Driver: "default", Options: n.IPAMOption, Config: []network.IPAMConfig{}},
@@ -65,6 +67,14 @@ func (a *networksAPI) described(n runner.NetworkRecord) network.Network {
 	return out
 }
 
+// networkScope is where a network is known.
+func networkScope(n runner.NetworkRecord) string {
+	if n.Driver == gnetwork.DriverOverlay {
+		return "swarm"
+	}
+	return "local"
+}
+
 func (a *networksAPI) list(w http.ResponseWriter, r *http.Request) error {
 	f, err := parseFilters(r)
 	if err != nil {
@@ -86,34 +96,52 @@ func (a *networksAPI) list(w http.ResponseWriter, r *http.Request) error {
 		return !f.any(term) || slices.ContainsFunc(f.values(term), match)
 	}
 	out := []network.Summary{}
-	for _, n := range a.m.Networks() {
-		kind := map[bool]string{true: "builtin", false: "custom"}[n.Predefined()]
-		if (dangling == nil || *dangling == (!n.Predefined() && len(a.m.InNetwork(n)) == 0)) &&
+	add := func(n network.Network, builtin, unused bool) {
+		kind := map[bool]string{true: "builtin", false: "custom"}[builtin]
+		if (dangling == nil || *dangling == (!builtin && unused)) &&
 			is("driver", func(v string) bool { return v == n.Driver }) &&
 			is("id", func(v string) bool { return strings.HasPrefix(n.ID, v) }) &&
 			is("name", func(v string) bool { return strings.Contains(n.Name, v) }) &&
-			is("scope", func(v string) bool { return v == "local" }) &&
+			is("scope", func(v string) bool { return v == n.Scope }) &&
 			is("type", func(v string) bool { return v == kind }) && f.labels("label", n.Labels) {
-			out = append(out, network.Summary{Network: a.described(n)})
+			out = append(out, network.Summary{Network: n})
+		}
+	}
+	ofCluster := a.swarm.networks(r.Context())
+	for _, n := range ofCluster {
+		add(n, false, false)
+	}
+	for _, n := range a.m.Networks() {
+		if n.Driver != gnetwork.DriverOverlay || len(ofCluster) == 0 { // else the cluster has said which there are
+			add(a.described(n), n.Predefined(), len(a.m.InNetwork(n)) == 0)
 		}
 	}
 	return writeJSON(w, http.StatusOK, out)
 }
 
 func (a *networksAPI) inspect(w http.ResponseWriter, r *http.Request) error {
-	if scope := r.URL.Query().Get("scope"); scope != "" && scope != "local" {
-		return fault.NotFound("network %s not found", r.PathValue("id"))
-	}
 	if v := r.URL.Query().Get("verbose"); v != "" {
 		if _, err := strconv.ParseBool(v); err != nil {
 			return fault.Invalid("invalid value for verbose: %s", v)
 		}
 	}
-	n, err := a.m.NetworkOf(r.PathValue("id"))
-	if err != nil {
+	ref, scope := r.PathValue("id"), r.URL.Query().Get("scope")
+	n, err := a.m.NetworkOf(ref)
+	local := err == nil && (scope == "" || scope == networkScope(n))
+	found, ok := a.swarm.network(r.Context(), ref)
+	ok = ok && scope != "local"
+	switch {
+	case ok && (!local || n.ID != found.ID && found.ID == ref):
+		return writeJSON(w, http.StatusOK, network.Inspect{Network: found, Containers: map[string]network.EndpointResource{}})
+	case !local && err == nil:
+		return fault.NotFound("network %s not found", ref)
+	case err != nil:
 		return err
 	}
 	out := network.Inspect{Network: a.described(n), Containers: map[string]network.EndpointResource{}}
+	if ok && found.ID == n.ID {
+		out.Network = found
+	}
 	for _, rec := range a.m.InNetwork(n) {
 		for _, at := range rec.Attachments {
 			if at.Network == n.ID {
@@ -153,8 +181,12 @@ func (a *networksAPI) create(w http.ResponseWriter, r *http.Request) error {
 	if err := readJSON(r, &req); err != nil {
 		return err
 	}
-	if (req.Scope == "swarm" || req.Driver == "overlay" || req.Ingress) && a.swarm.manages() {
-		return errdefs.ErrNotImplemented.WithMessage("overlay networks are not there yet: services have the network of their node")
+	if ofSwarm(req) {
+		id, err := a.swarm.createNetwork(r.Context(), req)
+		if err != nil {
+			return err
+		}
+		return writeJSON(w, http.StatusCreated, network.CreateResponse{ID: id})
 	}
 	rec, err := networkRequest(req)
 	if err != nil {
@@ -168,7 +200,18 @@ func (a *networksAPI) create(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (a *networksAPI) remove(w http.ResponseWriter, r *http.Request) error {
-	if err := a.m.RemoveNetwork(r.Context(), r.PathValue("id")); err != nil {
+	ref := r.PathValue("id")
+	n, err := a.m.NetworkOf(ref)
+	if found, ok := a.swarm.network(r.Context(), ref); ok && (err != nil || n.ID == found.ID) {
+		if err := a.swarm.removeNetwork(r.Context(), found.ID); err != nil {
+			return err
+		}
+		return noContent(w)
+	}
+	if err == nil && n.Driver == gnetwork.DriverOverlay {
+		return cluster.ErrWorker
+	}
+	if err := a.m.RemoveNetwork(r.Context(), ref); err != nil {
 		return err
 	}
 	return noContent(w)
@@ -192,7 +235,8 @@ func (a *networksAPI) prune(w http.ResponseWriter, r *http.Request) error {
 	}
 	report := network.PruneReport{NetworksDeleted: []string{}}
 	for _, n := range a.m.Networks() {
-		if n.Predefined() || !n.Created.Before(until) || !f.labels("label", n.Labels) || f.any("label!") && f.labels("label!", n.Labels) ||
+		if n.Predefined() || n.Driver == gnetwork.DriverOverlay || !n.Created.Before(until) || !f.labels("label", n.Labels) ||
+			f.any("label!") && f.labels("label!", n.Labels) ||
 			len(a.m.NetworkUsers(n)) > 0 {
 			continue
 		}
@@ -204,6 +248,14 @@ func (a *networksAPI) prune(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 		report.NetworksDeleted = append(report.NetworksDeleted, n.Name)
+	}
+	for _, n := range a.swarm.networks(r.Context()) {
+		if n.Ingress || !n.Created.Before(until) || !f.labels("label", n.Labels) || f.any("label!") && f.labels("label!", n.Labels) {
+			continue
+		}
+		if err := a.swarm.removeNetwork(r.Context(), n.ID); err == nil { // one that is used stays
+			report.NetworksDeleted = append(report.NetworksDeleted, n.Name)
+		}
 	}
 	a.m.Publish(runner.Event{Type: "network", Action: "prune", Attributes: map[string]string{"reclaimed": "0"}})
 	return writeJSON(w, http.StatusOK, report)

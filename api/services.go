@@ -150,7 +150,7 @@ func (s *Swarm) readService(r *http.Request, m cluster.Manager) (*swarmapi.Servi
 	if p := converted.Task.GetContainer().Privileges; p != nil && p.CredentialSpec != nil {
 		return nil, fault.Invalid("credential specs are for Windows containers")
 	}
-	return &converted, notYet(&converted)
+	return &converted, nil
 }
 
 // serviceFor takes out of a service what clients of an older version of the API do not mean.
@@ -190,39 +190,11 @@ func serviceFor(r *http.Request, spec *swarm.ServiceSpec) {
 // networkIDs has a service name its networks by their IDs.
 func networkIDs(ctx context.Context, m cluster.Manager, spec *swarm.ServiceSpec) error {
 	for i, n := range spec.TaskTemplate.Networks {
-		found, err := pick("network", n.Target, func() (*swarmapi.Network, error) {
-			got, err := m.GetNetwork(ctx, &swarmapi.GetNetworkRequest{NetworkID: n.Target})
-			if err != nil {
-				return nil, err
-			}
-			return got.Network, nil
-		}, func(names, prefixes []string) ([]*swarmapi.Network, error) {
-			got, err := m.ListNetworks(ctx, &swarmapi.ListNetworksRequest{
-				Filters: &swarmapi.ListNetworksRequest_Filters{Names: names, IDPrefixes: prefixes},
-			}, large())
-			if err != nil {
-				return nil, err
-			}
-			return got.Networks, nil
-		})
+		found, err := findNetwork(ctx, m, n.Target)
 		if err != nil {
 			return err
 		}
 		spec.TaskTemplate.Networks[i].Target = found.ID
-	}
-	return nil
-}
-
-// notYet refuses what needs a network between nodes.
-func notYet(s *swarmapi.ServiceSpec) error {
-	if s.Endpoint == nil {
-		return nil
-	}
-	for _, p := range s.Endpoint.Ports {
-		if p.PublishMode == swarmapi.PublishModeIngress {
-			return fault.Invalid("port %d: the routing mesh is not there yet; publish it on the nodes that run the service with "+
-				"--publish mode=host,target=%d,published=%d", p.TargetPort, p.TargetPort, p.PublishedPort)
-		}
 	}
 	return nil
 }

@@ -30,6 +30,8 @@ type Attachment struct {
 	IP6        netip.Addr        `json:",omitzero"`  // asked for
 	LinkLocal  []netip.Addr      `json:",omitempty"`
 
+	Task       bool              `json:",omitempty"` // the container is a cluster's, which has given it its addresses
+
 	EndpointID string            `json:",omitempty"` // while the container runs
 	Endpoint   *network.Endpoint `json:",omitempty"` // while it runs, on networks with interfaces
 }
@@ -219,6 +221,9 @@ func together(a, b Attachment) error {
 
 // acceptable says whether a network can give what is asked of it, in Docker's words.
 func acceptable(n NetworkRecord, a Attachment) error {
+	if n.Driver == network.DriverOverlay && !a.Task {
+		return fault.Forbidden("network %s is the cluster's: containers that are no tasks of a service can't be attached to it yet", n.Name)
+	}
 	var wrong []string
 	if n.Predefined() && (a.IP.IsValid() || a.IP6.IsValid()) {
 		wrong = append(wrong, "user-specified IP address is supported on user-defined networks only")

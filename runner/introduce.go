@@ -56,7 +56,7 @@ func (m *Manager) introduceAs(c *container, rec Record) error {
 		return nil
 	}
 	m.announce(rec)
-	return errors.Join(m.serveNames(rec), m.writeResolv(c, rec), m.writeHosts(c, rec))
+	return errors.Join(m.serveNames(rec), m.writeResolv(c, rec), m.writeHosts(c, rec), m.joined(rec))
 }
 
 // announce says in the tables of all networks where a container is.

@@ -19,6 +19,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/containerd/api/types/runc/options"
@@ -80,9 +81,12 @@ type Manager struct {
 	servers servers
 
 	joining  sync.RWMutex    // held for writing where nobody may enter a network
-	nets     sync.Mutex      // guards the two that follow
+	nets     sync.Mutex      // guards the three that follow
 	networks []NetworkRecord // in the order in which they were made
 	tables   map[string]*dns.Table
+	others   map[string]map[string]Names // what SetNames has said, by network and owner
+
+	onJoin atomic.Pointer[func(Record) error]
 
 	ctx  context.Context // ends with Close; what outlives a request runs under it
 	stop context.CancelFunc

@@ -25,7 +25,7 @@ type NetworkRecord struct {
 	Name       string
 	ID         string // 64 hexadecimal digits, the same for ever in one data root
 	Created    time.Time
-	Driver     string            // bridge, host, null, macvlan, ipvlan
+	Driver     string            // bridge, host, null, macvlan, ipvlan, overlay
 	Labels     map[string]string `json:",omitempty"`
 	Options    map[string]string `json:",omitempty"` // as given
 	IPAMDriver string            `json:",omitempty"`
@@ -41,7 +41,7 @@ func (n NetworkRecord) Predefined() bool {
 }
 
 // names says whether containers in the network are found by their names: in those that users make.
-func (n NetworkRecord) names() bool { return !n.Predefined() }
+func (n NetworkRecord) names() bool { return !n.Predefined() && !n.Ingress }
 
 // predefined are the networks that are always there, with their drivers.
 var predefined = []NetworkRecord{{Name: "bridge", Driver: "bridge"}, {Name: "host", Driver: "host"}, {Name: "none", Driver: "null"}}
@@ -139,13 +139,15 @@ func (m *Manager) on(n NetworkRecord) (*network.Network, bool) {
 	return m.o.Network.Network(n.ID)
 }
 
-// CreateNetwork makes a network, and gives it its ID. Errors: errdefs.ErrConflict for a name that is taken,
+// CreateNetwork makes a network, and gives it an ID if it has none. Errors: errdefs.ErrConflict for a name that is taken,
 // ErrPermissionDenied for a predefined one, and those of network.Host.Create.
 func (m *Manager) CreateNetwork(ctx context.Context, n NetworkRecord) (NetworkRecord, error) {
 	if n.Predefined() {
 		return n, fault.Forbidden("operation is not permitted on predefined %s network", n.Name)
 	}
-	n.ID, n.Created = stringid.GenerateRandomID(), time.Now().UTC()
+	if n.ID == "" { // else it is a cluster's
+		n.ID, n.Created = stringid.GenerateRandomID(), time.Now().UTC()
+	}
 	n.Config.ID, n.Config.Name, n.Config.Driver = n.ID, n.Name, n.Driver
 	if err := m.enterNetwork(&n); err != nil {
 		return n, err
@@ -189,6 +191,7 @@ func (m *Manager) forgetNetwork(n NetworkRecord) error {
 	defer m.nets.Unlock()
 	m.networks = slices.DeleteFunc(slices.Clone(m.networks), func(o NetworkRecord) bool { return o.ID == n.ID })
 	delete(m.tables, n.ID)
+	delete(m.others, n.ID)
 	return m.saveNetworks()
 }
 

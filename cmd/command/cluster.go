@@ -38,7 +38,7 @@ import (
 // openCluster takes up this machine's membership of a cluster, if it has one.
 func (d *daemon) openCluster() error {
 	d.cluster = cluster.New(cluster.Options{
-		Root: filepath.Join(d.at.Root(), "cluster"), State: filepath.Join(d.at.State(), "cluster"), Runner: d.runner,
+		Root: filepath.Join(d.at.Root(), "cluster"), State: filepath.Join(d.at.State(), "cluster"), Runner: d.runner, Network: d.network,
 		Describe: d.describe, Pull: d.pullForTask, Log: d.log,
 	})
 	d.closers = append(d.closers, d.cluster.Close)

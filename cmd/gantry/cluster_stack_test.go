@@ -8,6 +8,28 @@ import (
 	"testing"
 )
 
+const testStack = `
+services:
+  web:
+    image: probe
+    env_file: web.env
+    command: [show, /run/secrets/token, /greeting]
+    secrets: [token]
+    configs: [{source: greeting, target: /greeting}]
+    restart: "no"
+    deploy: {replicas: 2}
+  all:
+    image: probe
+    command: [serve, ":80", "$$AT"]
+    environment: {AT: "{{.Node.Hostname}}"}
+    ports: ["8080:80"]
+    networks: {default: {aliases: [everywhere]}}
+    deploy: {mode: global}
+  extra: {image: probe, profiles: [never]}
+secrets: {token: {environment: TOKEN}}
+configs: {greeting: {content: "hello from ${WHO:-nobody}"}}
+`
+
 // A stack is deployed, looked at, changed and removed.
 func TestClusterStack(t *testing.T) {
 	m := newCluster(t, 1, 1)[0]
@@ -20,26 +42,7 @@ func TestClusterStack(t *testing.T) {
 		}
 	}
 	write("web.env", "WORD=hello\n")
-	write("stack.yaml", `
-services:
-  web:
-    image: probe
-    network_mode: bridge
-    env_file: web.env
-    command: [show, /run/secrets/token, /greeting]
-    secrets: [token]
-    configs: [{source: greeting, target: /greeting}]
-    restart: "no"
-    deploy: {replicas: 2}
-  all:
-    image: probe
-    network_mode: bridge
-    command: [serve, ":8080", "{{.Node.Hostname}}"]
-    deploy: {mode: global}
-  extra: {image: probe, profiles: [never]}
-secrets: {token: {environment: TOKEN}}
-configs: {greeting: {content: "hello from ${WHO:-nobody}"}}
-`)
+	write("stack.yaml", testStack)
 	m.env = append(m.env, "TOKEN=from the environment", "WHO=the test")
 	deploy := func(args ...string) string {
 		t.Helper()
@@ -57,12 +60,19 @@ configs: {greeting: {content: "hello from ${WHO:-nobody}"}}
 	if out := m.run("stack", "ls", "--format", "{{.Name}} {{.Services}}"); out != "My 2" {
 		t.Errorf("stacks: %s", out)
 	}
+	eventually(t, "the stack's names and ports", func() error {
+		out, err := m.inTask("My_all", "get", "http://everywhere")
+		if err == nil {
+			out, err = m.get("http://" + m.ip + ":8080")
+		}
+		return unless(err == nil && strings.HasPrefix(out, "host"), "%v: %s", err, out)
+	})
 	nodes := strings.Fields(m.run("stack", "ps", "--format", "{{.Node}}", "--filter", "name=My_all", "My"))
 	if slices.Sort(nodes); !slices.Equal(nodes, []string{"host1", "host2"}) {
 		t.Errorf("the global service is on %v", nodes)
 	}
 
-	write("stack.yaml", "services: {all: {image: probe, network_mode: bridge, command: [serve, ':8081'], deploy: {mode: global}}}")
+	write("stack.yaml", "services: {all: {image: probe, command: [serve, ':81', x], deploy: {mode: global}}}")
 	deploy("--detach=false", "-q", "--prune", "My")
 	eventually(t, "the pruned service is gone", func() error {
 		out := m.run("stack", "services", "-q", "My")
@@ -72,7 +82,8 @@ configs: {greeting: {content: "hello from ${WHO:-nobody}"}}
 	write("stack.yaml", "services:\n  all:\n    image: probe\n    privileged: true\n")
 	m.fails([]string{file + ":4: services.all.privileged: "}, "stack", "deploy", "-c", file, "My")
 	m.run("stack", "rm", "--detach=false", "My")
-	if out := m.run("stack", "ls", "--format", "{{.Name}}") + m.run("secret", "ls", "-q") + m.run("service", "ls", "-q"); out != "" {
-		t.Errorf("left: %s", out)
+	left := m.run("stack", "ls", "--format", "{{.Name}}") + m.run("network", "ls", "-q", "--filter", "name=My")
+	if left += m.run("secret", "ls", "-q") + m.run("service", "ls", "-q"); left != "" {
+		t.Errorf("left: %s", left)
 	}
 }

@@ -25,6 +25,7 @@ import (
 	"github.com/gantry-build/gantry/internal/state"
 	"github.com/gantry-build/gantry/runner"
 	"github.com/gantry-build/gantry/runner/cluster/executor"
+	"github.com/gantry-build/gantry/runner/network"
 )
 
 // What callers are told, in Docker's words. All but the last two are errdefs.ErrUnavailable.
@@ -55,6 +56,7 @@ type Options struct {
 	Root     string // what outlives a boot: certificates, Raft's log, the tasks of this node
 	State    string // sockets, and what must be on no disk; a short path
 	Runner   *runner.Manager
+	Network  *network.Host // nil where no task runs
 	Describe func() *api.NodeDescription
 	Pull     func(ctx context.Context, image, auth string, p *ocispec.Platform) error
 	Log      *slog.Logger
@@ -159,7 +161,7 @@ func (c *Cluster) drop() error {
 	if m != nil {
 		m.end()
 	}
-	return errors.Join(os.Remove(c.file()), os.RemoveAll(c.nodeDir()), forget(c.secrets()))
+	return errors.Join(c.forgetNetworks(), os.Remove(c.file()), os.RemoveAll(c.nodeDir()), forget(c.secrets()))
 }
 
 func (c *Cluster) current() *member {

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -21,6 +22,7 @@ import (
 	"github.com/gantry-build/gantry/internal/fault"
 	"github.com/gantry-build/gantry/runner/cluster/allocator"
 	"github.com/gantry-build/gantry/runner/cluster/executor"
+	"github.com/gantry-build/gantry/runner/cluster/topology"
 )
 
 const (
@@ -67,9 +69,12 @@ type start struct {
 type member struct {
 	c     *Cluster
 	start start
-	ctx   context.Context // ends with end
-	stop  context.CancelFunc
-	done  chan struct{} // closed when run has returned
+	nets  *networks
+	hub   atomic.Pointer[topology.Hub] // while this node is a manager
+
+	ctx  context.Context // ends with end
+	stop context.CancelFunc
+	done chan struct{} // closed when run has returned
 
 	mu    sync.Mutex // guards what follows
 	node  *node.Node // nil between two
@@ -83,6 +88,8 @@ type member struct {
 func newMember(c *Cluster, s start) *member {
 	m := &member{c: c, start: s, done: make(chan struct{}), turn: make(chan struct{})}
 	m.ctx, m.stop = context.WithCancel(context.Background())
+	m.nets = newNetworks(c.o, m.dataPath)
+	c.o.Runner.OnJoin(m.nets.tell)
 	return m
 }
 
@@ -136,6 +143,7 @@ func (m *member) live() error {
 	var watching sync.WaitGroup
 	watching.Go(func() { m.watchReady(ctx, n) })
 	watching.Go(func() { m.watchControl(ctx, n) })
+	watching.Go(func() { m.follow(ctx, n) })
 	watching.Go(func() {
 		<-ctx.Done()
 		stopping, cancel := context.WithTimeout(context.Background(), stopTimeout)
@@ -160,7 +168,8 @@ func (m *member) make() (*node.Node, error) {
 			DefaultAddrPool: s.Pools, SubnetSize: s.SubnetSize, VXLANUDPPort: s.DataPathPort,
 		},
 		Executor: executor.New(executor.Options{
-			Runner: m.c.o.Runner, Describe: m.c.o.Describe, Pull: m.c.o.Pull, Secrets: m.c.secrets(), Log: m.c.o.Log,
+			Runner: m.c.o.Runner, Describe: m.describe, Pull: m.c.o.Pull, Secrets: m.c.secrets(), Log: m.c.o.Log,
+			Join: m.nets.join, Configure: m.nets.configure,
 		}),
 	}
 	m.mu.Lock()
@@ -204,14 +213,25 @@ func (m *member) watchReady(ctx context.Context, n *node.Node) {
 func (m *member) watchControl(ctx context.Context, n *node.Node) {
 	var telling sync.WaitGroup
 	defer telling.Wait()
+	stop := func() {}
+	defer func() { stop() }()
 	for conn := range n.ListenControlSocket(ctx) {
 		m.mu.Lock()
 		m.conn = conn
 		m.changed()
 		m.mu.Unlock()
-		if conn != nil {
-			telling.Go(func() { m.publish(ctx, conn) }) // until the node closes it
+		stop()
+		m.hub.Store(nil)
+		if conn == nil {
+			continue
 		}
+		managing, cancel := context.WithCancel(ctx)
+		stop = cancel
+		hub := &topology.Hub{}
+		m.hub.Store(hub)
+		telling.Go(func() { m.publish(managing, conn) })
+		telling.Go(func() { hub.Run(managing, conn, m.c.o.Log) })
+		telling.Go(func() { m.serveTopology(managing, hub) })
 	}
 }
 

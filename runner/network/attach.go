@@ -145,7 +145,7 @@ func (n *Network) unplug(l lease) error {
 
 // cut takes the interface away.
 func (n *Network) cut(l lease) error {
-	if n.cfg.Driver == DriverBridge {
+	if n.cfg.bridged() {
 		return n.host.reaper.bury(vethName(n.cfg.Device, l))
 	}
 	return deleteInside(l)

@@ -59,6 +59,9 @@ func (n *Network) made(br *netlink.Bridge) bool {
 
 // bridgeMAC is nil as long as no subnet is known.
 func (n *Network) bridgeMAC() net.HardwareAddr {
+	if o := n.cfg.Overlay; o != nil {
+		return macOf(o.Node[0]) // the gateway is on all nodes
+	}
 	for _, is4 := range []bool{true, false} {
 		if p, ok := n.poolOf(is4); ok {
 			return macOf(p.Gateway)
@@ -77,7 +80,7 @@ func isNotFound(err error) bool {
 func (n *Network) ensure(ctx context.Context) (device, error) {
 	n.host.devices.Lock()
 	defer n.host.devices.Unlock()
-	if n.cfg.Driver != DriverBridge {
+	if !n.cfg.bridged() {
 		return n.ensureParent()
 	}
 	br, err := n.bridge()
@@ -86,6 +89,11 @@ func (n *Network) ensure(ctx context.Context) (device, error) {
 	}
 	if br == nil || !n.configured || br.Attrs().Flags&net.FlagUp == 0 {
 		if br, err = n.setUp(ctx, br); err != nil {
+			return device{}, err
+		}
+	}
+	if n.cfg.Overlay != nil {
+		if err := n.ensureVXLAN(br.Attrs().Index); err != nil {
 			return device{}, err
 		}
 	}
@@ -236,7 +244,7 @@ func (n *Network) gateways() (all []netip.Prefix) {
 	for _, p := range n.pools {
 		all = append(all, netip.PrefixFrom(p.Gateway, p.Subnet.Bits()))
 	}
-	return all
+	return append(all, n.ownAddresses()...)
 }
 
 // setAddresses leaves the device with exactly these addresses, and those that the kernel gives it.
@@ -282,7 +290,7 @@ func lockNamespace(ctx context.Context) (unlock func(), err error) {
 
 // restore makes the device again if containers are on it, and deletes interfaces that no lease knows.
 func (n *Network) restore(ctx context.Context) error {
-	if n.cfg.Driver != DriverBridge {
+	if !n.cfg.bridged() {
 		return nil
 	}
 	br, err := n.bridge()
@@ -312,7 +320,7 @@ func (n *Network) restore(ctx context.Context) error {
 
 // removeDevices deletes what the network has on the host.
 func (n *Network) removeDevices() error {
-	if n.cfg.Driver != DriverBridge {
+	if !n.cfg.bridged() {
 		return n.removeParent()
 	}
 	br, err := n.bridge()
@@ -322,6 +330,10 @@ func (n *Network) removeDevices() error {
 	ports, err := strayVeths(br.Attrs().Index, nil)
 	if err != nil {
 		return err
+	}
+	if n.cfg.Overlay != nil {
+		ports = append(ports, vxlanName(n.cfg.ID))
+		n.vxlan, n.peers = 0, nil
 	}
 	return errors.Join(deleteLinks(ports), deleteLink(n.cfg.Device))
 }

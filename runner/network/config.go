@@ -14,6 +14,7 @@ const (
 	DriverBridge  = "bridge"
 	DriverMacvlan = "macvlan"
 	DriverIPvlan  = "ipvlan"
+	DriverOverlay = "overlay"
 )
 
 // Config is what is to be known of one network. The zero values of what it has no words for are Docker's defaults.
@@ -39,6 +40,8 @@ type Config struct {
 	Parent string // the host's device that a macvlan or ipvlan lies on; NAME.N is made as a VLAN; empty: none
 	Mode   string // of macvlan: bridge, private, vepa, passthru; of ipvlan: l2, l3, l3s
 	Flag   string // of ipvlan: bridge, private, vepa
+
+	Overlay *Overlay `json:",omitempty"` // of that driver
 }
 
 // check says what is wrong with a configuration.
@@ -75,7 +78,7 @@ func (c *Config) check() error {
 func (c *Config) checkDriver() error {
 	known := true
 	switch c.Driver {
-	case DriverBridge:
+	case DriverBridge, DriverOverlay:
 		return nil
 	case DriverMacvlan:
 		_, known = macvlanModes[c.Mode]

@@ -193,17 +193,22 @@ func (h *Host) settle(ctx context.Context, c Config) (Config, error) {
 		}
 		others = append(others, i.Subnet)
 	}
-	if err := h.chooseFor(&c, others); err != nil {
+	if c.Driver == DriverOverlay {
+		err = c.fitOverlay()
+	} else {
+		err = h.chooseFor(&c, others)
+	}
+	if err != nil {
 		return c, err
 	}
 	switch {
-	case c.Driver != DriverBridge && c.Parent != "":
+	case !c.bridged() && c.Parent != "":
 		c.Device = c.Parent
 	case c.Device == "":
 		c.Device = deviceOf(c.ID)
 	}
 	for _, n := range h.all() {
-		if c.Driver == DriverBridge && n.cfg.Driver == DriverBridge && n.cfg.Device == c.Device {
+		if c.bridged() && n.cfg.bridged() && n.cfg.Device == c.Device {
 			return c, fault.Forbidden("cannot create network %s (%s): conflicts with network %s (%s): networks have same bridge name",
 				c.ID, c.Device, n.cfg.ID, n.cfg.Device)
 		}
@@ -314,7 +319,7 @@ func (h *Host) Restore(ctx context.Context, running map[string][]string) error {
 		n.keepOnly(running[n.cfg.ID])
 		n.bindPorts()
 		elements = append(elements, n.elements()...)
-		if n.cfg.Driver == DriverBridge && len(n.snapshot()) > 0 {
+		if n.cfg.bridged() && len(n.snapshot()) > 0 {
 			policies = append(policies, n.policy())
 		}
 	}

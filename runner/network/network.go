@@ -59,7 +59,10 @@ type Network struct {
 	store store
 	log   *slog.Logger
 
-	configured bool // the device has been configured by this process; guarded by host.devices
+	// Guarded by host.devices:
+	configured bool                      // the device has been configured by this process
+	vxlan      int                       // index of an overlay's device to other nodes; 0: there is none yet
+	peers      map[netip.Addr]netip.Addr // what it has been told of them; nil: look
 
 	mu     sync.Mutex   // guards what follows
 	pools  []*ipam.Pool // none until a subnet is known
@@ -310,7 +313,7 @@ func (n *Network) clear() error {
 		n.host.ports.release(n.owner(l.ID))
 	}
 	err := n.removeDevices()
-	if n.cfg.Driver == DriverBridge {
+	if n.cfg.bridged() {
 		err = errors.Join(err, n.host.rules.forget(n.cfg.Device, gone), n.host.passDroppers())
 	}
 	if err == nil {

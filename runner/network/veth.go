@@ -95,7 +95,7 @@ func (n *Network) wire(dev device, l lease) wire {
 			w.gateways = append(w.gateways, g)
 		}
 	}
-	if n.cfg.Driver == DriverBridge {
+	if n.cfg.bridged() {
 		w.host, w.isolated, w.make = vethName(n.cfg.Device, l), !n.cfg.ICC, makeVeth
 	} else {
 		w.make = n.makeChild

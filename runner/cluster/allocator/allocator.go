@@ -3,7 +3,9 @@ package allocator
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/moby/swarmkit/v2/api"
 	"github.com/moby/swarmkit/v2/manager/allocator/networkallocator"
@@ -54,7 +56,7 @@ func (a *allocator) Allocate(n *api.Network) error {
 	}
 	made := &network{}
 	options := &api.IPAMOptions{Driver: &api.Driver{Name: "default"}}
-	for _, c := range a.subnets(given) {
+	for _, c := range a.subnets(given, n) {
 		pool, err := a.pool(c)
 		if err != nil {
 			return err
@@ -75,12 +77,24 @@ func (a *allocator) Allocate(n *api.Network) error {
 	return nil
 }
 
-// subnets are those that a network is to have; one of ours when nothing is said.
-func (a *allocator) subnets(given *api.IPAMOptions) []*api.IPAMConfig {
-	if given == nil || len(given.Configs) == 0 {
-		return []*api.IPAMConfig{{}}
+// subnets are those that a network is to have; one of ours, of each family that it speaks, when nothing is said.
+func (a *allocator) subnets(given *api.IPAMOptions, n *api.Network) (all []*api.IPAMConfig) {
+	has := map[bool]bool{}
+	if given != nil {
+		all = given.Configs
 	}
-	return given.Configs
+	for _, c := range all {
+		has[!strings.Contains(c.Subnet, ":")] = true
+	}
+	if !has[true] {
+		all = append([]*api.IPAMConfig{{}}, all...)
+	}
+	if n.Spec.Ipv6Enabled && !has[false] {
+		if own, err := ipam.Choose([]ipam.Range{ipam.UniqueLocal(n.ID)}, nil); err == nil {
+			all = append(slices.Clone(all), &api.IPAMConfig{Subnet: own.String()})
+		}
+	}
+	return all
 }
 
 func (a *allocator) pool(c *api.IPAMConfig) (*ipam.Pool, error) {
@@ -120,11 +134,18 @@ func (a *allocator) pool(c *api.IPAMConfig) (*ipam.Pool, error) {
 	return ipam.New(asked)
 }
 
+// NumberOf is the VXLAN number that a network has been given; 0 when it has none yet.
+func NumberOf(n *api.Network) uint32 {
+	if n.DriverState == nil {
+		return 0
+	}
+	number, _ := strconv.ParseUint(n.DriverState.Options[numberOption], 10, 24)
+	return uint32(number)
+}
+
 func (a *allocator) numberOf(n *api.Network) uint32 {
-	if n.DriverState != nil {
-		if number, err := strconv.ParseUint(n.DriverState.Options[numberOption], 10, 24); err == nil && number > 0 {
-			return uint32(number)
-		}
+	if given := NumberOf(n); given > 0 {
+		return given
 	}
 	number := uint32(firstNumber)
 	for a.numbers[number] {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net/netip"
 	"strconv"
 	"strings"
 	"time"
@@ -45,7 +46,34 @@ func (c *controller) request() (runner.CreateRequest, error) {
 		return runner.CreateRequest{}, err
 	}
 	host.Mounts = append(host.Mounts, files...)
-	return runner.CreateRequest{Name: c.name, Platform: c.platform(), Config: c.config(s), Host: host}, nil
+	return runner.CreateRequest{
+		Name: c.name, Platform: c.platform(), Config: c.config(s), Host: host, Networks: c.places(),
+	}, nil
+}
+
+// places are the task's in the cluster's networks. Their names and aliases are the cluster's to tell.
+func (c *controller) places() (all []runner.Attachment) {
+	for _, at := range c.task.Networks {
+		if predefined(at.Network) {
+			continue
+		}
+		a := runner.Attachment{Name: at.Network.ID, Task: true}
+		for _, text := range at.Addresses {
+			p, err := netip.ParsePrefix(text)
+			switch {
+			case err != nil:
+			case p.Addr().Is4():
+				a.IP = p.Addr()
+			default:
+				a.IP6 = p.Addr()
+			}
+		}
+		if at.Network.Spec.Ingress {
+			a.GwPriority = -1 // what leaves takes another way where there is one
+		}
+		all = append(all, a)
+	}
+	return all
 }
 
 func (c *controller) config(s *api.ContainerSpec) spec.Config {

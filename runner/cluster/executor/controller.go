@@ -84,8 +84,11 @@ func (c *controller) Prepare(ctx context.Context) error {
 		return exec.ErrTaskPrepared
 	}
 	for _, at := range c.task.Networks {
-		if !predefined(at.Network) {
-			return fmt.Errorf("network %s: overlay networks are not there yet; use bridge or host", at.Network.Spec.Annotations.Name)
+		if predefined(at.Network) {
+			continue
+		}
+		if err := c.o.Join(ctx, at.Network); err != nil {
+			return err
 		}
 	}
 	pullErr := c.pull(ctx)

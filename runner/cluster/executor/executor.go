@@ -25,6 +25,9 @@ type Options struct {
 	// Pull brings an image for a platform here; nil is this machine's. auth is a registry's credentials as the Engine API has
 	// them in its header.
 	Pull func(ctx context.Context, image, auth string, p *ocispec.Platform) error
+	// Join makes a network of the cluster's here, and Configure takes what the cluster knows of this node.
+	Join      func(context.Context, *api.Network) error
+	Configure func(context.Context, *api.Node) error
 	// Secrets is a directory in memory. What tasks may read lies below it, by their IDs.
 	Secrets string
 	Log     *slog.Logger
@@ -60,7 +63,12 @@ func (e *Executor) description() *api.NodeDescription {
 }
 
 // Configure implements exec.Executor.
-func (e *Executor) Configure(context.Context, *api.Node) error { return nil }
+func (e *Executor) Configure(ctx context.Context, n *api.Node) error {
+	if err := e.o.Configure(ctx, n); err != nil {
+		e.o.Log.Warn("the cluster's networks are not all here", "error", err)
+	}
+	return nil
+}
 
 // SetNetworkBootstrapKeys implements exec.Executor.
 func (e *Executor) SetNetworkBootstrapKeys([]*api.EncryptionKey) error { return nil }

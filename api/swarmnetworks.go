@@ -1,0 +1,177 @@
+package api
+
+import (
+	"context"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/network"
+	"github.com/moby/moby/v2/daemon/cluster/convert"
+	swarmapi "github.com/moby/swarmkit/v2/api"
+
+	"github.com/gantry-build/gantry/internal/fault"
+	"github.com/gantry-build/gantry/runner/cluster"
+	gnetwork "github.com/gantry-build/gantry/runner/network"
+)
+
+// ofSwarm says whether a client wants a network of the cluster's.
+func ofSwarm(req network.CreateRequest) bool {
+	return req.Scope == "swarm" || req.Driver == "overlay" || req.Ingress
+}
+
+func findNetwork(ctx context.Context, m cluster.Manager, ref string) (*swarmapi.Network, error) {
+	return pick("network", ref, func() (*swarmapi.Network, error) {
+		got, err := m.GetNetwork(ctx, &swarmapi.GetNetworkRequest{NetworkID: ref})
+		if err != nil {
+			return nil, err
+		}
+		return got.Network, nil
+	}, func(names, prefixes []string) ([]*swarmapi.Network, error) {
+		got, err := m.ListNetworks(ctx, &swarmapi.ListNetworksRequest{
+			Filters: &swarmapi.ListNetworksRequest_Filters{Names: names, IDPrefixes: prefixes},
+		}, large())
+		if err != nil {
+			return nil, err
+		}
+		return got.Networks, nil
+	})
+}
+
+// networks are the cluster's, but for those that each node has for itself; none where the cluster can't be asked.
+func (s *Swarm) networks(ctx context.Context) (all []network.Network) {
+	if s == nil {
+		return nil
+	}
+	m, err := s.Cluster.Manager()
+	if err != nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	got, err := m.ListNetworks(ctx, &swarmapi.ListNetworksRequest{}, large())
+	if err != nil {
+		return nil
+	}
+	for _, n := range got.Networks {
+		if n.Spec.Annotations.Labels["com.docker.swarm.predefined"] != "true" {
+			all = append(all, swarmNetwork(n))
+		}
+	}
+	return all
+}
+
+func swarmNetwork(n *swarmapi.Network) network.Network {
+	out := convert.BasicNetworkFromGRPC(*n)
+	if out.Driver == "" && n.Spec.DriverConfig != nil { // it has no addresses yet
+		out.Driver, out.Options = n.Spec.DriverConfig.Name, n.Spec.DriverConfig.Options
+	}
+	for i, c := range out.IPAM.Config {
+		if !c.IPRange.IsValid() {
+			out.IPAM.Config[i].IPRange = netip.Prefix{}
+		}
+	}
+	if out.Labels == nil {
+		out.Labels = map[string]string{}
+	}
+	return out
+}
+
+// network finds one of the cluster's by its ID or its name.
+func (s *Swarm) network(ctx context.Context, ref string) (network.Network, bool) {
+	all := s.networks(ctx)
+	for _, match := range []func(network.Network) bool{
+		func(n network.Network) bool { return n.ID == ref }, func(n network.Network) bool { return n.Name == ref },
+		func(n network.Network) bool { return ref != "" && strings.HasPrefix(n.ID, ref) },
+	} {
+		if i := slices.IndexFunc(all, match); i >= 0 {
+			return all[i], true
+		}
+	}
+	return network.Network{}, false
+}
+
+// createNetwork makes one of the cluster's.
+func (s *Swarm) createNetwork(ctx context.Context, req network.CreateRequest) (string, error) {
+	if s == nil {
+		return "", cluster.ErrNoManager
+	}
+	m, err := s.Cluster.Manager()
+	if err != nil {
+		return "", err
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	if err := s.checkNetwork(ctx, req); err != nil {
+		return "", err
+	}
+	if req.Driver == "" {
+		req.Driver = gnetwork.DriverOverlay
+	}
+	spec := convert.BasicNetworkCreateToGRPC(req)
+	if req.IPAM != nil && len(req.IPAM.Config) == 0 {
+		spec.IPAM = nil
+	}
+	made, err := m.CreateNetwork(ctx, &swarmapi.CreateNetworkRequest{Spec: &spec})
+	if err != nil {
+		return "", fromManager(err)
+	}
+	return made.Network.ID, nil
+}
+
+// overlayOptions are those that an overlay network has.
+var overlayOptions = []string{"com.docker.network.driver.mtu", "com.docker.network.driver.overlay.vxlanid_list"}
+
+// checkNetwork says what is wrong with a network of the cluster's that a client wants.
+func (s *Swarm) checkNetwork(ctx context.Context, req network.CreateRequest) error {
+	switch {
+	case strings.TrimSpace(req.Name) == "":
+		return fault.Invalid("invalid network name: name is empty")
+	case slices.Contains([]string{"bridge", "host", "none", "default"}, req.Name):
+		return fault.Forbidden("%s is a pre-defined network and cannot be created", req.Name)
+	case req.Driver != "" && req.Driver != gnetwork.DriverOverlay:
+		return fault.Invalid("networks of a cluster have the driver overlay, not %s", req.Driver)
+	case req.EnableIPv4 != nil && !*req.EnableIPv4:
+		return fault.Invalid("IPv4 cannot be disabled in a Swarm scoped network")
+	case req.ConfigOnly || req.ConfigFrom != nil && req.ConfigFrom.Network != "":
+		return fault.Invalid("config-only networks are not supported: give each network its own configuration")
+	}
+	for _, k := range slices.Sorted(maps.Keys(req.Options)) {
+		if k == "encrypted" {
+			return fault.Invalid("encrypted overlay networks are not there yet: put the nodes on a network that is private, or into a VPN")
+		}
+		if strings.HasPrefix(k, "com.docker.network.") && !slices.Contains(overlayOptions, k) {
+			return fault.Invalid("unsupported option of an overlay network: %s", k)
+		}
+	}
+	if req.IPAM == nil {
+		return nil
+	}
+	for _, c := range req.IPAM.Config {
+		for _, other := range s.networks(ctx) {
+			for _, o := range other.IPAM.Config {
+				if c.Subnet.IsValid() && o.Subnet.IsValid() && c.Subnet.Overlaps(o.Subnet) {
+					return fault.Forbidden("invalid pool request: Pool overlaps with other one on this address space: %s of network %s",
+						o.Subnet, other.Name)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// removeNetwork removes one of the cluster's.
+func (s *Swarm) removeNetwork(ctx context.Context, id string) error {
+	m, err := s.Cluster.Manager()
+	if err != nil {
+		return err
+	}
+	_, err = m.RemoveNetwork(ctx, &swarmapi.RemoveNetworkRequest{NetworkID: id})
+	err = fromManager(err)
+	if errdefs.IsFailedPrecondition(err) {
+		return fault.Forbidden("%v", err)
+	}
+	return err
+}

@@ -1,0 +1,90 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// inTask runs the probe in a container of a service that is on this host.
+func (h *host) inTask(service string, args ...string) (string, error) {
+	ids := strings.Fields(h.output("ps", "-q", "--filter", "label=com.docker.swarm.service.name="+service))
+	if len(ids) == 0 {
+		return "", fmt.Errorf("%s has no task on %s", service, h.name)
+	}
+	out, stderr, err := h.try(append([]string{"exec", ids[0], "/probe"}, args...)...)
+	if err != nil {
+		err = fmt.Errorf("%w: %s", err, stderr)
+	}
+	return strings.TrimSpace(out), err
+}
+
+// get asks an address from this machine.
+func (h *host) get(url string) (string, error) {
+	out, stderr, err := h.try("run", "--rm", "--network", "host", "probe", "get", url)
+	if err != nil {
+		err = fmt.Errorf("%w: %s", err, stderr)
+	}
+	return strings.TrimSpace(out), err
+}
+
+// Tasks on all nodes reach services by name, by virtual address and by all of their addresses, and each other.
+func TestClusterNetworks(t *testing.T) {
+	hosts := newCluster(t, 1, 2)
+	m := hosts[0]
+	m.run("network", "create", "-d", "overlay", "front")
+	m.service("--name", "web", "--replicas", "3", "--network", "front", "-p", "8080:80", "--env", "AT={{.Node.Hostname}}",
+		"probe", "serve", ":80", "$AT")
+	m.service("--name", "rr", "--replicas", "3", "--network", "front", "--endpoint-mode", "dnsrr", "probe", "serve", ":80", "rr")
+	m.service("--name", "client", "--mode", "global", "--network", "front", "probe", "sleep")
+	m.untilRuns("web", 3)
+	m.untilRuns("rr", 3)
+	m.untilRuns("client", 3)
+	vip, _, _ := strings.Cut(m.run("service", "inspect", "-f", "{{(index .Endpoint.VirtualIPs 0).Addr}}", "web"), "/")
+	for _, h := range hosts {
+		eventually(t, "names on "+h.name, func() error {
+			web, err := h.inTask("client", "ask", "web")
+			if err != nil {
+				return err
+			}
+			tasks, err := h.inTask("client", "ask", "tasks.web")
+			if err != nil {
+				return err
+			}
+			rr, err := h.inTask("client", "ask", "rr")
+			return unless(err == nil && web == vip && len(strings.Fields(tasks)) == 3 && len(strings.Fields(rr)) == 3,
+				"%s, want %s; %s; %s; %v", web, vip, tasks, rr, err)
+		})
+		tasks, _ := h.inTask("client", "ask", "tasks.web")
+		for _, addr := range strings.Fields(tasks) {
+			if _, err := h.inTask("client", "get", "http://"+addr); err != nil {
+				t.Errorf("from %s to %s: %v", h.name, addr, err)
+			}
+		}
+		var answers []string
+		for range 6 {
+			out, err := h.inTask("client", "get", "http://web")
+			if err != nil {
+				t.Errorf("from %s to web: %v", h.name, err)
+			}
+			answers = append(answers, strings.Fields(out + " ?")[0])
+		}
+		if slices.Sort(answers); !slices.Equal(answers, []string{"host1", "host1", "host2", "host2", "host3", "host3"}) {
+			t.Errorf("web answers %s from %v", h.name, answers)
+		}
+		for _, to := range hosts {
+			got := map[string]int{}
+			for range 6 {
+				out, err := h.get("http://" + to.ip + ":8080")
+				if err != nil {
+					t.Errorf("from %s by port 8080 of %s: %v", h.name, to.name, err)
+				}
+				got[strings.Fields(out + " ?")[0]]++
+			}
+			if got["host1"] != 2 || got["host2"] != 2 || got["host3"] != 2 {
+				t.Errorf("port 8080 of %s, asked from %s, leads to %v", to.name, h.name, got)
+			}
+		}
+	}
+}

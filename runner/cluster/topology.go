@@ -1,0 +1,87 @@
+package cluster
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/moby/swarmkit/v2/api"
+	"github.com/moby/swarmkit/v2/node"
+
+	"github.com/gantry-build/gantry/runner/cluster/topology"
+)
+
+// describe is what the cluster is told of this node: what the machine is, and by which address others reach its containers.
+func (m *member) describe() *api.NodeDescription {
+	d := m.c.o.Describe()
+	if d.Engine == nil {
+		d.Engine = &api.EngineDescription{}
+	}
+	topology.Describe(d, m.dataPath())
+	return d
+}
+
+// dataPath is the address by which other nodes reach this one's containers: the one that was named for it, the one by which they
+// reach the node, or the one from which it reaches its manager.
+func (m *member) dataPath() netip.Addr {
+	for _, text := range []string{m.start.DataPath, m.start.Advertise} {
+		if text == "" {
+			continue
+		}
+		if host, _, err := resolve(text, DefaultPort); err == nil {
+			if a, err := netip.ParseAddr(host); err == nil && !a.IsUnspecified() {
+				return a
+			}
+		}
+	}
+	if m.start.Remote != "" {
+		if a, err := topology.LocalTo(m.start.Remote); err == nil {
+			return a
+		}
+	}
+	return netip.Addr{}
+}
+
+func (m *member) identity() topology.Identity {
+	return topology.Identity{
+		Dir: filepath.Join(m.c.nodeDir(), "certificates"),
+		Key: func() []byte { return m.c.key(m.ctx, m) },
+	}
+}
+
+// serveTopology tells nodes what is on the cluster's networks, where this manager is reached.
+func (m *member) serveTopology(ctx context.Context, hub *topology.Hub) {
+	host, _, err := net.SplitHostPort(m.start.Listen)
+	if err != nil {
+		host = ""
+	}
+	address := net.JoinHostPort(host, strconv.Itoa(topology.ListenPort))
+	for ctx.Err() == nil {
+		if err := topology.Serve(ctx, address, hub, m.identity(), m.c.o.Log); err != nil && ctx.Err() == nil {
+			m.c.o.Log.Warn("other nodes are not told what is on the cluster's networks", "address", address, "error", err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(lastDelay / 10):
+		}
+	}
+}
+
+// follow learns what is on the cluster's networks, as soon as this node is a member.
+func (m *member) follow(ctx context.Context, n *node.Node) {
+	select {
+	case <-n.Ready():
+	case <-ctx.Done():
+		return
+	}
+	managers := func() (all []string) {
+		for _, p := range n.Remotes() {
+			all = append(all, p.Addr)
+		}
+		return all
+	}
+	topology.Follow(ctx, n.NodeID(), m.hub.Load, managers, m.identity(), m.nets.learn, m.c.o.Log)
+}

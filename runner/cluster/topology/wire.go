@@ -1,0 +1,224 @@
+package topology
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/moby/swarmkit/v2/ca"
+)
+
+// ListenPort is where managers tell nodes about networks, TCP. With Docker it is gossip's.
+const ListenPort = 7946
+
+const (
+	path = "/v1/topology"
+	// pulse is how often a node hears of its manager, and patience how long it waits for that.
+	pulse, patience = 3 * time.Second, 10 * time.Second
+	// retry is how long a node waits between two managers, at most.
+	retry = 2 * time.Second
+)
+
+// Identity is a node's certificate for the cluster's mutual TLS, as SwarmKit keeps it. It is read at each connection, as it is
+// renewed.
+type Identity struct {
+	Dir string        // of certificates
+	Key func() []byte // to the private key; nil when it is not locked
+}
+
+func (i Identity) config() (*tls.Config, error) {
+	paths := ca.NewConfigPaths(i.Dir)
+	cert, key, err := ca.NewKeyReadWriter(paths.Node, i.Key(), nil).Read()
+	if err != nil {
+		return nil, fmt.Errorf("the node's certificate: %w", err)
+	}
+	pair, err := tls.X509KeyPair(cert, key)
+	if err != nil {
+		return nil, fmt.Errorf("the node's certificate: %w", err)
+	}
+	root, err := os.ReadFile(paths.RootCA.Cert)
+	if err != nil {
+		return nil, fmt.Errorf("the cluster's authority: %w", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(root) {
+		return nil, errors.New("the cluster's authority: there is no certificate in " + paths.RootCA.Cert)
+	}
+	own, err := x509.ParseCertificate(pair.Certificate[0])
+	if err != nil {
+		return nil, err
+	}
+	return &tls.Config{
+		MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{pair}, RootCAs: pool, ClientCAs: pool,
+		ClientAuth: tls.RequireAndVerifyClientCert,
+		VerifyConnection: func(s tls.ConnectionState) error { // one authority may have had several clusters
+			if peer := s.PeerCertificates[0]; !slices.Equal(peer.Subject.Organization, own.Subject.Organization) {
+				return fmt.Errorf("%s is a node of another cluster", peer.Subject.CommonName)
+			}
+			return nil
+		},
+	}, nil
+}
+
+// Serve tells the cluster's nodes what the hub knows, at an address, until ctx ends.
+func Serve(ctx context.Context, address string, hub *Hub, id Identity, log *slog.Logger) error {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return err
+	}
+	config := &tls.Config{
+		MinVersion:         tls.VersionTLS13,
+		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return id.config() },
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+path, func(w http.ResponseWriter, r *http.Request) {
+		node := r.TLS.PeerCertificates[0].Subject.CommonName
+		flush, out := http.NewResponseController(w), json.NewEncoder(w)
+		err := hub.tell(r.Context(), node, pulse, func(m message) error {
+			if err := flush.SetWriteDeadline(time.Now().Add(patience)); err != nil {
+				return err
+			}
+			return errors.Join(out.Encode(m), flush.Flush())
+		})
+		log.Debug("a node follows no more", "node", node, "reason", err)
+	})
+	server := &http.Server{
+		Handler: mux, TLSConfig: config, ReadHeaderTimeout: patience, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		BaseContext: func(net.Listener) context.Context { return ctx },
+	}
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+	defer stop()
+	if err := server.ServeTLS(l, "", ""); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// Update is what a node is told.
+type Update struct {
+	Networks []Network // new, or changed
+	Gone     []string  // those that the node is in no more
+	Whole    bool      // there are no others than those of this update
+}
+
+func (m message) update() (u Update, err error) {
+	u.Gone, u.Whole = m.Gone, m.Whole
+	for _, raw := range m.Networks {
+		var n Network
+		if err := json.Unmarshal(raw, &n); err != nil {
+			return u, err
+		}
+		u.Networks = append(u.Networks, n)
+	}
+	return u, nil
+}
+
+// Follow has learn called with all that a manager says to this node, until ctx ends. managers are those that it may ask, by their
+// address with SwarmKit's port; own, when it is a manager itself, its hub.
+func Follow(ctx context.Context, node string, own func() *Hub, managers func() []string, id Identity, learn func(Update) error,
+	log *slog.Logger,
+) {
+	last := ""
+	for turn := 0; ctx.Err() == nil; turn++ {
+		var err error
+		began := time.Now()
+		if hub := own(); hub != nil {
+			err = followOwn(ctx, node, own, hub, learn)
+		} else if all := managers(); len(all) > 0 {
+			err = followOne(ctx, all[turn%len(all)], id, learn)
+		}
+		if time.Since(began) > retry {
+			last = ""
+		}
+		if err != nil && ctx.Err() == nil && err.Error() != last {
+			last = err.Error()
+			log.Warn("what is on the cluster's networks is not told", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(min(retry, 100*time.Millisecond<<min(turn, 5))):
+		}
+	}
+}
+
+// followOwn follows this node's hub as long as it is the one.
+func followOwn(ctx context.Context, node string, own func() *Hub, hub *Hub, learn func(Update) error) error {
+	return hub.tell(ctx, node, pulse, func(m message) error {
+		if own() != hub {
+			return errors.New("this node is no manager any more")
+		}
+		u, err := m.update()
+		if err != nil {
+			return err
+		}
+		return learn(u)
+	})
+}
+
+func followOne(ctx context.Context, manager string, id Identity, learn func(Update) error) error {
+	host, _, err := net.SplitHostPort(manager)
+	if err != nil {
+		return err
+	}
+	config, err := id.config()
+	if err != nil {
+		return err
+	}
+	config.ServerName = ca.ManagerRole
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	idle := time.AfterFunc(patience, cancel)
+	defer idle.Stop()
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: config, DisableKeepAlives: true}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+net.JoinHostPort(host, strconv.Itoa(ListenPort))+path, nil)
+	if err != nil {
+		return err
+	}
+	res, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		return fmt.Errorf("manager %s answers %s", manager, res.Status)
+	}
+	for in := json.NewDecoder(res.Body); ; {
+		var m message
+		if err := in.Decode(&m); err != nil {
+			if ctx.Err() != nil {
+				err = fmt.Errorf("manager %s is silent", manager)
+			}
+			return err
+		}
+		idle.Reset(patience)
+		u, err := m.update()
+		if err == nil {
+			err = learn(u)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// LocalTo is the address of this machine from which it sends to another one.
+func LocalTo(remote string) (netip.Addr, error) {
+	conn, err := net.Dial("udp", remote)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	defer conn.Close()
+	at, err := netip.ParseAddrPort(conn.LocalAddr().String())
+	return at.Addr().Unmap(), err
+}

@@ -1,0 +1,246 @@
+package network
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/gantry-build/gantry/internal/fault"
+)
+
+// An overlay network is a bridge with a VXLAN device (RFC 7348) that reaches the bridges of the same network on other machines.
+// Nothing is learned or flooded: SetPeers says where each address is, and the device itself answers who has it.
+
+// Overlay says how a network reaches the other nodes of a cluster.
+type Overlay struct {
+	Number uint32       // of the VXLAN, below 2^24
+	Local  netip.Addr   // this machine's address, from which it sends
+	Port   uint16       // UDP, the same on all nodes
+	Node   []netip.Addr // this node's own addresses on the network, at most one of a family, which no other node has
+}
+
+// vxlanOverhead is what VXLAN over Ethernet adds to a frame, with an outer header of each family.
+const vxlanOverhead4, vxlanOverhead6 = 50, 70
+
+// leastMTU6 is the smallest MTU of a link that IPv6 takes (RFC 8200, 5).
+const leastMTU6 = 1280
+
+// Peer is an address on another node.
+type Peer struct {
+	Addr netip.Addr
+	At   netip.Addr // the node's address, where its VXLAN device listens
+}
+
+// bridged says whether a network is a bridge of its own.
+func (c *Config) bridged() bool { return c.Driver == DriverBridge || c.Driver == DriverOverlay }
+
+// vxlanName names the VXLAN device of a network.
+func vxlanName(id string) string { return fmt.Sprintf("gx-%.12s", id) }
+
+// fitOverlay checks an overlay, and gives it the MTU that the network below leaves.
+func (c *Config) fitOverlay() error {
+	o := c.Overlay
+	if o == nil || !o.Local.IsValid() || len(o.Node) == 0 || o.Number == 0 || o.Number >= 1<<24 || o.Port == 0 {
+		return fault.Invalid("network %s: an overlay network is made by a cluster", c.Name)
+	}
+	used, err := hostNetworks("")
+	if err != nil {
+		return err
+	}
+	for _, i := range c.IPAM {
+		for _, u := range significant(used) {
+			if u.Overlaps(i.Subnet) {
+				return fault.Forbidden("subnet %s of network %s overlaps %s, which this machine has a route to: make the network with "+
+					"another --subnet, or the cluster with another --default-addr-pool", i.Subnet, c.Name, u)
+			}
+		}
+	}
+	below, overhead := mtuOf(o.Local), vxlanOverhead4
+	if o.Local.Is6() {
+		overhead = vxlanOverhead6
+	}
+	most := below - overhead
+	if c.MTU == 0 {
+		c.MTU = most
+	}
+	switch {
+	case c.MTU > most:
+		return fault.Invalid("network %s: MTU %d is more than %d, which the network below leaves: its MTU is %d",
+			c.Name, c.MTU, most, below)
+	case c.IPv6 && c.MTU < leastMTU6:
+		return fault.Invalid("network %s: IPv6 wants an MTU of %d, and the network below leaves %d of its %d",
+			c.Name, leastMTU6, c.MTU, below)
+	}
+	return nil
+}
+
+// mtuOf is the MTU of the device that has an address.
+func mtuOf(a netip.Addr) int {
+	links, err := netlink.LinkList()
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return hostMTU()
+	}
+	for _, l := range links {
+		addrs, err := netlink.AddrList(l, netlink.FAMILY_ALL)
+		if err != nil {
+			continue
+		}
+		for _, have := range addrs {
+			if ip, ok := netip.AddrFromSlice(have.IP); ok && ip.Unmap() == a {
+				return l.Attrs().MTU
+			}
+		}
+	}
+	return hostMTU()
+}
+
+// ensureVXLAN makes the device that leads to other nodes, when it is not there as it should be.
+func (n *Network) ensureVXLAN(bridge int) error {
+	o, name := n.cfg.Overlay, vxlanName(n.cfg.ID)
+	link, err := netlink.LinkByName(name)
+	if err != nil && !isNotFound(err) {
+		return fmt.Errorf("looking for device %s: %w", name, err)
+	}
+	if err == nil {
+		v, ok := link.(*netlink.Vxlan)
+		if !ok || v.Alias != "" && v.Alias != n.alias() {
+			return fmt.Errorf("device %s: %w", name, errForeignDevice)
+		}
+		if v.VxlanId == int(o.Number) && v.Port == int(o.Port) && v.SrcAddr.Equal(o.Local.AsSlice()) && v.MasterIndex == bridge &&
+			v.MTU == n.cfg.MTU && v.Flags&net.FlagUp != 0 {
+			n.vxlan = v.Index
+			return nil
+		}
+		if err := netlink.LinkDel(link); err != nil {
+			return fmt.Errorf("making device %s anew: %w", name, err)
+		}
+	}
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.MTU = name, n.cfg.MTU
+	v := &netlink.Vxlan{
+		LinkAttrs: attrs, VxlanId: int(o.Number), SrcAddr: o.Local.AsSlice(), Port: int(o.Port), Learning: false, Proxy: true,
+	}
+	if err := netlink.LinkAdd(v); err != nil {
+		if errors.Is(err, unix.EEXIST) {
+			err = fmt.Errorf("VXLAN %d is used on this machine: by another cluster? give one of them another --data-path-port", o.Number)
+		}
+		return fmt.Errorf("making device %s: %w", name, needs("vxlan", err))
+	}
+	err = errors.Join(netlink.LinkSetAlias(v, n.alias()), netlink.LinkSetMasterByIndex(v, bridge), netlink.LinkSetUp(v))
+	if err != nil {
+		return errors.Join(fmt.Errorf("setting up device %s: %w", name, err), netlink.LinkDel(v))
+	}
+	n.vxlan, n.peers = v.Index, nil
+	return nil
+}
+
+// SetPeers says which addresses are on other nodes, in place of those that it has said before. It does nothing as long as the
+// network's device is not there.
+func (n *Network) SetPeers(peers []Peer) error {
+	n.host.whole.RLock()
+	defer n.host.whole.RUnlock()
+	n.host.devices.Lock()
+	defer n.host.devices.Unlock()
+	if n.vxlan == 0 {
+		return nil
+	}
+	br, err := n.existingBridge()
+	if err != nil {
+		return err
+	}
+	want := map[netip.Addr]netip.Addr{}
+	for _, p := range peers {
+		want[p.Addr] = p.At
+	}
+	if n.peers == nil {
+		if n.peers, err = n.programmed(); err != nil {
+			return err
+		}
+	}
+	var errs []error
+	for addr, at := range n.peers {
+		if want[addr] != at {
+			errs = append(errs, n.way(br.Index, addr, at, netlink.NeighDel))
+			delete(n.peers, addr)
+		}
+	}
+	for addr, at := range want {
+		if n.peers[addr] == at {
+			continue
+		}
+		if err := n.way(br.Index, addr, at, netlink.NeighSet); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		n.peers[addr] = at
+	}
+	if err := errors.Join(errs...); err != nil {
+		n.peers = nil // look again
+		return fmt.Errorf("the ways of network %s to other nodes: %w", n.cfg.Name, err)
+	}
+	return nil
+}
+
+// way sets or deletes what leads to an address on another node: the VXLAN device sends frames for its MAC address there, and
+// answers who has it; the bridge passes such frames to the device; the host itself need not ask.
+func (n *Network) way(bridge int, addr, at netip.Addr, change func(*netlink.Neigh) error) error {
+	mac, family := macOf(addr), unix.AF_INET
+	if addr.Is6() {
+		family = unix.AF_INET6
+	}
+	for _, e := range []netlink.Neigh{
+		{LinkIndex: n.vxlan, Family: unix.AF_BRIDGE, Flags: netlink.NTF_SELF, State: netlink.NUD_PERMANENT, IP: at.AsSlice()},
+		{LinkIndex: n.vxlan, Family: unix.AF_BRIDGE, Flags: netlink.NTF_MASTER, State: netlink.NUD_NOARP},
+		{LinkIndex: n.vxlan, Family: family, State: netlink.NUD_PERMANENT, IP: addr.AsSlice()},
+		{LinkIndex: bridge, Family: family, State: netlink.NUD_PERMANENT, IP: addr.AsSlice()},
+	} {
+		e.HardwareAddr = mac
+		if err := change(&e); err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("%s at %s: %w", addr, at, err)
+		}
+	}
+	return nil
+}
+
+// programmed is what the VXLAN device has of an earlier process, or of this one after a mistake.
+func (n *Network) programmed() (map[netip.Addr]netip.Addr, error) {
+	at := map[string]netip.Addr{} // by MAC address
+	fdb, err := netlink.NeighList(n.vxlan, unix.AF_BRIDGE)
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return nil, err
+	}
+	for _, e := range fdb {
+		if ip, ok := netip.AddrFromSlice(e.IP); ok && e.Flags&netlink.NTF_SELF != 0 {
+			at[e.HardwareAddr.String()] = ip.Unmap()
+		}
+	}
+	all := map[netip.Addr]netip.Addr{}
+	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
+		known, err := netlink.NeighList(n.vxlan, family)
+		if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return nil, err
+		}
+		for _, e := range known {
+			if ip, ok := netip.AddrFromSlice(e.IP); ok && e.State&netlink.NUD_PERMANENT != 0 {
+				all[ip.Unmap()] = at[e.HardwareAddr.String()]
+			}
+		}
+	}
+	return all, nil
+}
+
+// ownAddresses are this node's on an overlay network.
+func (n *Network) ownAddresses() (all []netip.Prefix) {
+	if n.cfg.Overlay == nil {
+		return nil
+	}
+	for _, a := range n.cfg.Overlay.Node {
+		all = append(all, netip.PrefixFrom(a, a.BitLen()))
+	}
+	return slices.Clip(all)
+}
