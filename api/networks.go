@@ -75,6 +75,9 @@ func networkScope(n runner.NetworkRecord) string {
 	return "local"
 }
 
+// namesNetwork says whether a reference is a network's ID or its name, and not only the beginning of its ID.
+func namesNetwork(id, name, ref string) bool { return id == ref || name == ref }
+
 func (a *networksAPI) list(w http.ResponseWriter, r *http.Request) error {
 	f, err := parseFilters(r)
 	if err != nil {
@@ -131,7 +134,7 @@ func (a *networksAPI) inspect(w http.ResponseWriter, r *http.Request) error {
 	found, ok := a.swarm.network(r.Context(), ref)
 	ok = ok && scope != "local"
 	switch {
-	case ok && (!local || n.ID != found.ID && found.ID == ref):
+	case ok && (!local || n.ID != found.ID && namesNetwork(found.ID, found.Name, ref) && !namesNetwork(n.ID, n.Name, ref)):
 		return writeJSON(w, http.StatusOK, network.Inspect{Network: found, Containers: map[string]network.EndpointResource{}})
 	case !local && err == nil:
 		return fault.NotFound("network %s not found", ref)
@@ -202,7 +205,8 @@ func (a *networksAPI) create(w http.ResponseWriter, r *http.Request) error {
 func (a *networksAPI) remove(w http.ResponseWriter, r *http.Request) error {
 	ref := r.PathValue("id")
 	n, err := a.m.NetworkOf(ref)
-	if found, ok := a.swarm.network(r.Context(), ref); ok && (err != nil || n.ID == found.ID) {
+	found, ok := a.swarm.network(r.Context(), ref)
+	if ok && (err != nil || n.ID == found.ID || namesNetwork(found.ID, found.Name, ref) && !namesNetwork(n.ID, n.Name, ref)) {
 		if err := a.swarm.removeNetwork(r.Context(), found.ID); err != nil {
 			return err
 		}

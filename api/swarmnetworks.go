@@ -115,8 +115,11 @@ func (s *Swarm) createNetwork(ctx context.Context, req network.CreateRequest) (s
 		spec.IPAM = nil
 	}
 	made, err := m.CreateNetwork(ctx, &swarmapi.CreateNetworkRequest{Spec: &spec})
-	if err != nil {
-		return "", fromManager(err)
+	switch err = fromManager(err); {
+	case errdefs.IsAlreadyExists(err) || err != nil && strings.Contains(err.Error(), "name conflicts with an existing object"):
+		return "", fault.Conflict("network with name %s already exists", req.Name)
+	case err != nil:
+		return "", err
 	}
 	return made.Network.ID, nil
 }

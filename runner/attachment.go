@@ -30,7 +30,8 @@ type Attachment struct {
 	IP6        netip.Addr        `json:",omitzero"`  // asked for
 	LinkLocal  []netip.Addr      `json:",omitempty"`
 
-	Task       bool              `json:",omitempty"` // the container is a cluster's, which has given it its addresses
+	Task  bool   `json:",omitempty"` // the container is a cluster's, which has given it its addresses
+	Place *Place `json:",omitempty"` // while it runs, in a cluster's networks
 
 	EndpointID string            `json:",omitempty"` // while the container runs
 	Endpoint   *network.Endpoint `json:",omitempty"` // while it runs, on networks with interfaces
@@ -221,8 +222,8 @@ func together(a, b Attachment) error {
 
 // acceptable says whether a network can give what is asked of it, in Docker's words.
 func acceptable(n NetworkRecord, a Attachment) error {
-	if n.Driver == network.DriverOverlay && !a.Task {
-		return fault.Forbidden("network %s is the cluster's: containers that are no tasks of a service can't be attached to it yet", n.Name)
+	if n.Driver == network.DriverOverlay && !a.Task && !n.Attachable {
+		return fault.Forbidden("Could not attach to network %s: network %s not manually attachable", n.Name, n.Name)
 	}
 	var wrong []string
 	if n.Predefined() && (a.IP.IsValid() || a.IP6.IsValid()) {
@@ -250,14 +251,20 @@ func acceptable(n NetworkRecord, a Attachment) error {
 // join puts a process's network namespace into the networks of its container, and publishes the ports by the one that
 // is its way out. After an error it is in none.
 func (m *Manager) join(ctx context.Context, rec *Record, pid int) (err error) {
-	m.joining.RLock()
-	defer m.joining.RUnlock()
 	rec.Attachments = slices.Clone(rec.Attachments)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, m.leave(ctx, *rec))
+			rec.Attachments = left(rec.Attachments)
 		}
 	}()
+	for i := range rec.Attachments {
+		if err := m.claim(ctx, *rec, &rec.Attachments[i]); err != nil {
+			return fmt.Errorf("failed to set up container networking: %w", err)
+		}
+	}
+	m.joining.RLock()
+	defer m.joining.RUnlock()
 	for i := range rec.Attachments {
 		if err := m.attach(ctx, rec, &rec.Attachments[i], pid); err != nil {
 			return fmt.Errorf("failed to set up container networking: %w", err)
@@ -277,8 +284,8 @@ func (m *Manager) attach(ctx context.Context, rec *Record, a *Attachment, pid in
 	if !ok {
 		return nil
 	}
-	r := network.Request{ID: rec.ID, PID: pid, IP: a.IP, IP6: a.IP6, MAC: a.MAC, LinkLocal: a.LinkLocal,
-		Interface: a.DriverOpts[optInterface]}
+	r := network.Request{ID: rec.ID, PID: pid, MAC: a.MAC, LinkLocal: a.LinkLocal, Interface: a.DriverOpts[optInterface]}
+	r.IP, r.IP6 = a.addresses()
 	if s := a.DriverOpts[optSysctls]; s != "" {
 		r.Sysctls = strings.Split(s, ",")
 	}
@@ -362,7 +369,7 @@ func (m *Manager) leave(ctx context.Context, rec Record) error {
 			errs = append(errs, on.Detach(ctx, rec.ID))
 		}
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, m.giveBack(ctx, rec.Attachments...))...)
 }
 
 // attachOld says in the record of an earlier version, which knew the predefined networks only, where its container is.
@@ -384,7 +391,7 @@ func (m *Manager) attachOld(rec *Record) {
 func left(all []Attachment) []Attachment {
 	all = slices.Clone(all)
 	for i := range all {
-		all[i].Endpoint, all[i].EndpointID = nil, ""
+		all[i].Endpoint, all[i].EndpointID, all[i].Place = nil, "", nil
 	}
 	return all
 }

@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -18,20 +19,34 @@ func (m *Manager) Connect(ctx context.Context, ref, container string, a Attachme
 	if err != nil {
 		return err
 	}
-	n, err := m.NetworkOf(ref)
+	c.op.Lock()
+	defer c.op.Unlock()
+	rec := c.record()
+	a.Name = ref
+	if c.current() != nil {
+		if err := m.claim(ctx, rec, &a); err != nil {
+			return err
+		}
+	}
+	ctx = context.WithoutCancel(ctx)
+	if err := m.connectTo(ctx, c, rec, a); err != nil {
+		return errors.Join(err, m.giveBack(ctx, a))
+	}
+	return nil
+}
+
+// connectTo is Connect with a place in the network, if that is the cluster's and the container runs.
+func (m *Manager) connectTo(ctx context.Context, c *container, rec Record, a Attachment) error {
+	m.joining.RLock()
+	defer m.joining.RUnlock()
+	n, err := m.NetworkOf(cmp.Or(a.Network, a.Name))
 	if err != nil {
 		return err
 	}
-	c.op.Lock()
-	defer c.op.Unlock()
-	m.joining.RLock()
-	defer m.joining.RUnlock()
-	rec := c.record()
 	a.Network, a.Name = n.ID, n.Name
 	if err := joinable(rec, n, a); err != nil {
 		return err
 	}
-	ctx = context.WithoutCancel(ctx)
 	rec.Attachments = append(slices.Clone(rec.Attachments), a)
 	if c.current() == nil {
 		return c.update(func(r *Record) { r.Attachments = rec.Attachments })
@@ -129,7 +144,7 @@ func (m *Manager) disconnect(ctx context.Context, id string, a Attachment) error
 	if !ok {
 		return nil
 	}
-	return on.Disconnect(ctx, id)
+	return errors.Join(on.Disconnect(ctx, id), m.giveBack(ctx, a))
 }
 
 // moved books the networks of a container that runs, and tells it and others.

@@ -87,6 +87,7 @@ type Manager struct {
 	others   map[string]map[string]Names // what SetNames has said, by network and owner
 
 	onJoin atomic.Pointer[func(Record) error]
+	places atomic.Pointer[Places]
 
 	ctx  context.Context // ends with Close; what outlives a request runs under it
 	stop context.CancelFunc

@@ -2,6 +2,8 @@ package main
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -87,4 +89,60 @@ func TestClusterNetworks(t *testing.T) {
 			}
 		}
 	}
+}
+
+const checkedStack = `
+services:
+  web:
+    image: probe
+    command: [serve, ":80", "$$HOSTNAME"]
+    ports: ["8080:80"]
+    stop_grace_period: 10s
+    healthcheck: {test: [CMD, /probe, get, "http://127.0.0.1"], interval: 300ms, start_period: 5s}
+    deploy: {replicas: 3, update_config: {parallelism: 1}}
+`
+
+// A client that never stops asking, by many connections, sees no failed request while a service is updated, start-first with a health
+// check and stop-first, while a node is drained, and while a daemon is killed and comes back.
+func TestClusterDropsNobody(t *testing.T) {
+	hosts := newCluster(t, 1, 2)
+	m, client, other := hosts[0], hosts[1], hosts[2]
+	file := filepath.Join(t.TempDir(), "stack.yaml")
+	if err := os.WriteFile(file, []byte(checkedStack), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	m.run("stack", "deploy", "-d", "--resolve-image", "never", "-c", file, "s")
+	m.untilRuns("s_web", 3)
+	eventually(t, "the port answers", func() error {
+		_, err := client.get("http://" + client.ip + ":8080")
+		return err
+	})
+	client.run("run", "-d", "--name", "hammer", "--network", "host", "probe", "hammer", "http://"+client.ip+":8080", "50")
+	updated := func(how string, args ...string) {
+		t.Helper()
+		m.run(append(append([]string{"service", "update", "-d", "-q", "--label-add", "now=" + how}, args...), "--force", "s_web")...)
+		eventually(t, how, func() error {
+			out := m.run("service", "inspect", "-f", "{{.UpdateStatus.State}} {{.Spec.Labels.now}}", "s_web")
+			return unless(out == "completed "+how, "%s", out)
+		})
+	}
+	updated("start-first", "--update-order", "start-first")
+	updated("stop-first", "--update-order", "stop-first")
+	m.run("node", "update", "--availability", "drain", "host3")
+	eventually(t, "the drain", func() error {
+		nodes := m.running("s_web")
+		return unless(len(nodes) == 3 && !slices.Contains(nodes, "host3"), "%v", nodes)
+	})
+	m.run("node", "update", "--availability", "active", "host3")
+	other.kill()
+	other.start()
+	client.kill()
+	client.start()
+	m.untilRuns("s_web", 3)
+	client.run("stop", "hammer")
+	out := client.run("logs", "hammer")
+	if !strings.Contains(out, "failed 0") {
+		t.Errorf("the client has seen:\n%s", out)
+	}
+	t.Log(out)
 }

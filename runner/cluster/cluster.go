@@ -161,6 +161,7 @@ func (c *Cluster) drop() error {
 	if m != nil {
 		m.end()
 	}
+	c.o.Runner.SetPlaces(nil)
 	return errors.Join(c.forgetNetworks(), os.Remove(c.file()), os.RemoveAll(c.nodeDir()), forget(c.secrets()))
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/moby/swarmkit/v2/agent"
 	"github.com/moby/swarmkit/v2/api"
 	"github.com/moby/swarmkit/v2/manager/allocator/networkallocator"
 	"github.com/moby/swarmkit/v2/node"
@@ -70,7 +71,9 @@ type member struct {
 	c     *Cluster
 	start start
 	nets  *networks
-	hub   atomic.Pointer[topology.Hub] // while this node is a manager
+
+	claims *claims
+	hub    atomic.Pointer[topology.Hub] // while this node is a manager
 
 	ctx  context.Context // ends with end
 	stop context.CancelFunc
@@ -89,7 +92,9 @@ func newMember(c *Cluster, s start) *member {
 	m := &member{c: c, start: s, done: make(chan struct{}), turn: make(chan struct{})}
 	m.ctx, m.stop = context.WithCancel(context.Background())
 	m.nets = newNetworks(c.o, m.dataPath)
+	m.claims = &claims{o: c.o, agent: m.agent}
 	c.o.Runner.OnJoin(m.nets.tell)
+	c.o.Runner.SetPlaces(m.claims)
 	return m
 }
 
@@ -170,6 +175,7 @@ func (m *member) make() (*node.Node, error) {
 		Executor: executor.New(executor.Options{
 			Runner: m.c.o.Runner, Describe: m.describe, Pull: m.c.o.Pull, Secrets: m.c.secrets(), Log: m.c.o.Log,
 			Join: m.nets.join, Configure: m.nets.configure,
+			Attachments: executor.Attachments{Came: m.claims.came, Watch: m.claims.watch},
 		}),
 	}
 	m.mu.Lock()
@@ -280,6 +286,17 @@ func (m *member) untilReady(ctx context.Context) error {
 			return errors.Join(context.Cause(ctx), err)
 		}
 	}
+}
+
+// agent is the node's, nil when there is none.
+func (m *member) agent() *agent.Agent {
+	m.mu.Lock()
+	n := m.node
+	m.mu.Unlock()
+	if n == nil {
+		return nil
+	}
+	return n.Agent()
 }
 
 func (m *member) connection() *grpc.ClientConn {

@@ -12,17 +12,25 @@ import (
 )
 
 // namesIn are a network's names, but for those of this node's containers.
-func namesIn(k topology.Network) map[string]runner.Names {
+func namesIn(k topology.Network, own netip.Addr) map[string]runner.Names {
 	all := map[string]runner.Names{}
 	for _, s := range k.Services {
 		var tasks []netip.Addr
 		for _, t := range s.Tasks {
 			tasks = append(tasks, t.Addrs...)
-			all["task/"+t.Name] = runner.Names{Names: []string{t.Name}, Addrs: t.Addrs}
+			if t.At != own { // else it has told its names itself
+				all["task/"+t.Name] = runner.Names{Names: []string{t.Name}, Addrs: t.Addrs}
+			}
 		}
 		to := s.VIP
 		if len(to) == 0 {
 			to = tasks
+		}
+		if len(s.Tasks) == 1 && s.Name == s.Tasks[0].Name { // a plain container
+			if s.Tasks[0].At != own {
+				all["task/"+s.Name] = runner.Names{Names: append([]string{s.Name}, s.Aliases...), Addrs: tasks}
+			}
+			continue
 		}
 		if len(to) > 0 {
 			all["service/"+s.ID] = runner.Names{Names: append([]string{s.Name}, s.Aliases...), Addrs: to}

@@ -174,7 +174,11 @@ func (n *networks) record(of *api.Network, place *api.NetworkAttachment, port ui
 
 // learn takes what a manager tells.
 func (n *networks) learn(u topology.Update) error {
-	if n.o.Network == nil || !u.Whole && len(u.Networks)+len(u.Gone) == 0 {
+	switch {
+	case n.o.Network == nil:
+		return nil
+	case !u.Whole && len(u.Networks)+len(u.Gone) == 0:
+		n.tidy() // a container may have gone since
 		return nil
 	}
 	n.mu.Lock()
@@ -251,7 +255,7 @@ func (n *networks) apply() error {
 		if k.Ingress {
 			errs = append(errs, n.openMesh(k, rec, own))
 		} else {
-			n.o.Runner.SetNames(k.ID, namesIn(k))
+			n.o.Runner.SetNames(k.ID, namesIn(k, own))
 		}
 	}
 	var telling errgroup.Group

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -13,6 +14,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -20,7 +23,7 @@ import (
 func main() {
 	if len(os.Args) < 2 {
 		fmt.Fprintln(os.Stderr, "usage: probe say WORD... | serve ADDR TEXT | files ADDR DIR | show FILE... | ask NAME | get URL | "+
-			"sleep | deaf | exit CODE | cat | arch | uid")
+			"hammer URL CONNECTIONS | sleep | deaf | exit CODE | cat | arch | uid")
 		os.Exit(2)
 	}
 	switch args := os.Args[2:]; os.Args[1] {
@@ -58,6 +61,9 @@ func main() {
 		res, err := (&http.Client{Timeout: 5 * time.Second}).Get(args[0])
 		said(err)
 		_, _ = io.Copy(os.Stdout, res.Body)
+	case "hammer":
+		connections, _ := strconv.Atoi(args[1])
+		hammer(args[0], connections)
 	case "deaf":
 		signal.Ignore(syscall.SIGTERM, syscall.SIGINT)
 		time.Sleep(time.Hour)
@@ -68,9 +74,44 @@ func main() {
 
 // serve answers until it is told to stop.
 func serve(address string, h http.Handler) {
-	go func() { said(http.ListenAndServe(address, h)) }()
+	server := &http.Server{Addr: address, Handler: h}
+	go func() {
+		if err := server.ListenAndServe(); err != http.ErrServerClosed {
+			said(err)
+		}
+	}()
 	fmt.Println("serving")
 	sleep()
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	_ = server.Shutdown(ctx) // what has begun is answered
+}
+
+// hammer asks an address by many connections at once until it is told to stop, and says how often that failed.
+func hammer(url string, connections int) {
+	var asked, failed atomic.Int64
+	var first sync.Once
+	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: connections}}
+	for range connections {
+		go func() {
+			for {
+				asked.Add(1)
+				res, err := client.Get(url)
+				if err == nil {
+					_, err = io.Copy(io.Discard, res.Body)
+					res.Body.Close()
+				}
+				if err != nil {
+					failed.Add(1)
+					first.Do(func() { fmt.Println(err) })
+				}
+				time.Sleep(20 * time.Millisecond)
+			}
+		}()
+	}
+	fmt.Println("hammering")
+	sleep()
+	fmt.Println("asked", asked.Load(), "failed", failed.Load())
 }
 
 // said ends the program after an error.

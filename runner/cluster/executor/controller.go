@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -273,12 +274,29 @@ func (c *controller) Wait(ctx context.Context) error {
 	return nil
 }
 
+// drainTime is what all nodes take, with room, to hear that a task gets no new connections.
+const drainTime = 500 * time.Millisecond
+
+// drain waits, before a task that others reach by its service is told to end, until it gets no new connections.
+func (c *controller) drain(ctx context.Context) {
+	reached := slices.ContainsFunc(c.task.Networks, func(at *api.NetworkAttachment) bool { return !predefined(at.Network) })
+	rec, err := c.o.Runner.Get(c.name)
+	if err != nil || !reached || !rec.State.Running {
+		return
+	}
+	select {
+	case <-time.After(drainTime):
+	case <-ctx.Done():
+	}
+}
+
 // Shutdown implements exec.Controller.
 func (c *controller) Shutdown(ctx context.Context) error {
 	if err := c.closed(); err != nil {
 		return err
 	}
 	c.stopPull()
+	c.drain(ctx)
 	err := c.o.Runner.Stop(ctx, c.name, runner.StopOptions{})
 	if errdefs.IsNotFound(err) || errdefs.IsNotModified(err) {
 		return nil

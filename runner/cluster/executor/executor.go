@@ -28,6 +28,8 @@ type Options struct {
 	// Join makes a network of the cluster's here, and Configure takes what the cluster knows of this node.
 	Join      func(context.Context, *api.Network) error
 	Configure func(context.Context, *api.Node) error
+
+	Attachments Attachments
 	// Secrets is a directory in memory. What tasks may read lies below it, by their IDs.
 	Secrets string
 	Log     *slog.Logger
@@ -75,10 +77,14 @@ func (e *Executor) SetNetworkBootstrapKeys([]*api.EncryptionKey) error { return 
 
 // Controller implements exec.Executor.
 func (e *Executor) Controller(t *api.Task) (exec.Controller, error) {
-	if t.Spec.GetContainer() == nil {
+	t = t.Copy()
+	switch {
+	case t.Spec.GetAttachment() != nil && len(t.Networks) > 0:
+		ctx, cancel := context.WithCancel(context.Background())
+		return &attachment{Executor: e, task: t, ctx: ctx, close: cancel}, nil
+	case t.Spec.GetContainer() == nil:
 		return nil, exec.ErrRuntimeUnsupported
 	}
-	t = t.Copy()
 	expanded, err := template.ExpandContainerSpec(e.description(), t)
 	if err != nil {
 		return nil, err

@@ -104,7 +104,7 @@ func compute(s *store) map[string]*Network {
 			all[at.Network.ID].end(pathOf(n), addrs(at.Addresses...))
 		}
 	}
-	behind := map[string][]*api.Task{} // of services
+	behind := map[string][]*api.Task{} // services
 	for _, t := range s.tasks {
 		node := s.nodes[t.NodeID]
 		if node == nil || t.Status.State > api.TaskStateRunning || t.Status.State < api.TaskStateAssigned {
@@ -112,6 +112,13 @@ func compute(s *store) map[string]*Network {
 		}
 		for _, at := range t.Networks {
 			all[at.Network.ID].end(pathOf(node), addrs(at.Addresses...))
+			if t.Spec.GetAttachment() != nil && all[at.Network.ID] != nil {
+				n := all[at.Network.ID]
+				n.Services = append(n.Services, claimed(t, at, pathOf(node)))
+			}
+		}
+		if t.Spec.GetAttachment() != nil {
+			continue
 		}
 		if t.Status.State == api.TaskStateRunning && t.DesiredState <= api.TaskStateRunning && node.Status.State != api.NodeStatus_DOWN {
 			behind[t.ServiceID] = append(behind[t.ServiceID], t)
@@ -128,6 +135,22 @@ func compute(s *store) map[string]*Network {
 		n.sort()
 	}
 	return all
+}
+
+// ClaimName is what a claim for a place in a network is called, so that all nodes know the container's names: SwarmKit passes on no
+// more than this.
+func ClaimName(container, nonce string, names []string) string {
+	return strings.Join(append([]string{container, nonce}, names...), "/")
+}
+
+// claimed is a container that is no task of a service, in a network.
+func claimed(t *api.Task, at *api.NetworkAttachment, where netip.Addr) Service {
+	s := Service{ID: t.ID}
+	if parts := strings.Split(t.Spec.GetAttachment().ContainerID, "/"); len(parts) > 2 {
+		s.Name, s.Aliases = parts[2], parts[3:]
+	}
+	s.Tasks = []Task{{Name: s.Name, Addrs: addrs(at.Addresses...), At: where}}
+	return s
 }
 
 func (n *Network) end(at netip.Addr, all []netip.Addr) {
