@@ -79,7 +79,9 @@ func (m *member) follow(ctx context.Context, n *node.Node) {
 	}
 	managers := func() (all []string) {
 		for _, p := range n.Remotes() {
-			all = append(all, p.Addr)
+			if host, _, err := net.SplitHostPort(p.Addr); err == nil {
+				all = append(all, net.JoinHostPort(host, strconv.Itoa(topology.ListenPort)))
+			}
 		}
 		return all
 	}

@@ -13,7 +13,6 @@ import (
 	"net/netip"
 	"os"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/moby/swarmkit/v2/ca"
@@ -124,8 +123,8 @@ func (m message) update() (u Update, err error) {
 	return u, nil
 }
 
-// Follow has learn called with all that a manager says to this node, until ctx ends. managers are those that it may ask, by their
-// address with SwarmKit's port; own, when it is a manager itself, its hub.
+// Follow has learn called with all that a manager says to this node, until ctx ends. managers are those that it may ask, each
+// HOST:PORT; own, when it is a manager itself, its hub.
 func Follow(ctx context.Context, node string, own func() *Hub, managers func() []string, id Identity, learn func(Update) error,
 	log *slog.Logger,
 ) {
@@ -167,10 +166,6 @@ func followOwn(ctx context.Context, node string, own func() *Hub, hub *Hub, lear
 }
 
 func followOne(ctx context.Context, manager string, id Identity, learn func(Update) error) error {
-	host, _, err := net.SplitHostPort(manager)
-	if err != nil {
-		return err
-	}
 	config, err := id.config()
 	if err != nil {
 		return err
@@ -181,7 +176,7 @@ func followOne(ctx context.Context, manager string, id Identity, learn func(Upda
 	idle := time.AfterFunc(patience, cancel)
 	defer idle.Stop()
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: config, DisableKeepAlives: true}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+net.JoinHostPort(host, strconv.Itoa(ListenPort))+path, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+manager+path, nil)
 	if err != nil {
 		return err
 	}
