@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"context"
 	"maps"
 	"net/netip"
 
@@ -20,6 +21,15 @@ func (m *Manager) SetPeers(id string, peers []network.Peer) error {
 		return nil
 	}
 	return on.SetPeers(peers)
+}
+
+// Repair puts right what the kernel has of an overlay network, and says how much was wrong.
+func (m *Manager) Repair(ctx context.Context, id string) (int, error) {
+	on, ok := m.o.Network.Network(id)
+	if !ok {
+		return 0, nil
+	}
+	return on.Repair(ctx)
 }
 
 // SetNames says by their owners what is to be found in a network beside the containers of this machine, in place of what it has

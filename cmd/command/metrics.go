@@ -13,6 +13,7 @@ import (
 
 	"github.com/gantry-build/gantry/cmd/thin"
 	"github.com/gantry-build/gantry/runner"
+	"github.com/gantry-build/gantry/runner/cluster"
 )
 
 // serveMetrics answers /metrics at an address, HOST:PORT, in Prometheus's text format: what dockerd's endpoint has of
@@ -26,7 +27,10 @@ func (d *daemon) serveMetrics(address string) error {
 	all.MustRegister(containerMetrics{d.runner}, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "engine_daemon_engine_info", Help: "The information related to the engine and the OS it is running on",
 		ConstLabels: prometheus.Labels{"version": thin.Version, "architecture": machine(), "os_type": "linux", "daemon_id": d.facts().ID},
-	}, func() float64 { return 1 }))
+	}, func() float64 { return 1 }), prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "gantry_cluster_network_repairs_total",
+		Help: "What was wrong in the kernel's part of the cluster's networks, and was put right",
+	}, func() float64 { return float64(cluster.Repairs()) }))
 	mux := http.NewServeMux()
 	mux.Handle("/metrics", promhttp.HandlerFor(prometheus.Gatherers{all, prometheus.DefaultGatherer}, promhttp.HandlerOpts{}))
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -35,7 +36,10 @@ func (h *host) get(url string) (string, error) {
 func TestClusterNetworks(t *testing.T) {
 	hosts := newCluster(t, 1, 2)
 	m := hosts[0]
-	m.run("network", "create", "-d", "overlay", "front")
+	for i, h := range hosts {
+		h.ipCommand("addr", "add", fmt.Sprintf("fd77::%d/64", i+1), "dev", "eth0", "nodad")
+	}
+	m.run("network", "create", "-d", "overlay", "--ipv6", "front")
 	m.service("--name", "web", "--replicas", "3", "--network", "front", "-p", "8080:80", "--env", "AT={{.Node.Hostname}}",
 		"probe", "serve", ":80", "$AT")
 	m.service("--name", "rr", "--replicas", "3", "--network", "front", "--endpoint-mode", "dnsrr", "probe", "serve", ":80", "rr")
@@ -55,12 +59,15 @@ func TestClusterNetworks(t *testing.T) {
 				return err
 			}
 			rr, err := h.inTask("client", "ask", "rr")
-			return unless(err == nil && web == vip && len(strings.Fields(tasks)) == 3 && len(strings.Fields(rr)) == 3,
+			return unless(err == nil && web == vip && len(strings.Fields(tasks)) == 6 && len(strings.Fields(rr)) == 6,
 				"%s, want %s; %s; %s; %v", web, vip, tasks, rr, err)
 		})
+		if tasks, _ := h.inTask("client", "ask", "tasks.web"); !strings.Contains(tasks, ":") {
+			t.Errorf("on a network with IPv6 the tasks are at %s", tasks)
+		}
 		tasks, _ := h.inTask("client", "ask", "tasks.web")
 		for _, addr := range strings.Fields(tasks) {
-			if _, err := h.inTask("client", "get", "http://"+addr); err != nil {
+			if _, err := h.inTask("client", "get", "http://"+net.JoinHostPort(addr, "80")); err != nil {
 				t.Errorf("from %s to %s: %v", h.name, addr, err)
 			}
 		}
@@ -75,7 +82,11 @@ func TestClusterNetworks(t *testing.T) {
 		if slices.Sort(answers); !slices.Equal(answers, []string{"host1", "host1", "host2", "host2", "host3", "host3"}) {
 			t.Errorf("web answers %s from %v", h.name, answers)
 		}
-		for _, to := range hosts {
+		for i, to := range hosts {
+			six := fmt.Sprintf("http://[fd77::%d]:8080", i+1)
+			if out, err := h.get(six); err != nil {
+				t.Errorf("from %s to %s: %v: %s", h.name, six, err, out)
+			}
 			got := map[string]int{}
 			for range 6 {
 				out, err := h.get("http://" + to.ip + ":8080")

@@ -149,6 +149,7 @@ func (m *member) live() error {
 	watching.Go(func() { m.watchReady(ctx, n) })
 	watching.Go(func() { m.watchControl(ctx, n) })
 	watching.Go(func() { m.follow(ctx, n) })
+	watching.Go(func() { m.nets.check(ctx) })
 	watching.Go(func() {
 		<-ctx.Done()
 		stopping, cancel := context.WithTimeout(context.Background(), stopTimeout)
@@ -174,7 +175,7 @@ func (m *member) make() (*node.Node, error) {
 		},
 		Executor: executor.New(executor.Options{
 			Runner: m.c.o.Runner, Describe: m.describe, Pull: m.c.o.Pull, Secrets: m.c.secrets(), Log: m.c.o.Log,
-			Join: m.nets.join, Configure: m.nets.configure,
+			Join: m.nets.join, Configure: m.nets.configure, Speaks6: m.nets.speaks6,
 			Attachments: executor.Attachments{Came: m.claims.came, Watch: m.claims.watch},
 		}),
 	}

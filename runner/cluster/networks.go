@@ -125,6 +125,12 @@ func (n *networks) make(ctx context.Context, of *api.Network, place *api.Network
 	return n.apply()
 }
 
+// speaks6 says whether a network that is here has IPv6: that of published ports may lack it where the network below is too narrow.
+func (n *networks) speaks6(id string) bool {
+	rec, err := n.o.Runner.NetworkOf(id)
+	return err == nil && rec.Config.IPv6
+}
+
 func sameOverlay(a, b *network.Overlay) bool {
 	return a != nil && a.Number == b.Number && a.Local == b.Local && a.Port == b.Port && slices.Equal(a.Node, b.Node)
 }
@@ -155,17 +161,21 @@ func (n *networks) record(of *api.Network, place *api.NetworkAttachment, port ui
 	if of.IPAM == nil {
 		return rec, fmt.Errorf("network %s has no addresses yet", rec.Name)
 	}
+	without6 := spec.Ingress && !spec.Ipv6Enabled && !network.HasRoomFor6(cfg.Overlay.Local)
 	for _, c := range of.IPAM.Configs {
 		subnet, err := netip.ParsePrefix(c.Subnet)
 		if err != nil {
 			return rec, fmt.Errorf("network %s: %w", rec.Name, err)
+		}
+		if without6 && subnet.Addr().Is6() {
+			continue
 		}
 		gateway, _ := netip.ParseAddr(c.Gateway)
 		cfg.IPAM = append(cfg.IPAM, ipam.Config{Subnet: subnet, Gateway: gateway})
 		cfg.IPv4, cfg.IPv6 = cfg.IPv4 || subnet.Addr().Is4(), cfg.IPv6 || subnet.Addr().Is6()
 	}
 	for _, text := range place.Addresses {
-		if p, err := netip.ParsePrefix(text); err == nil {
+		if p, err := netip.ParsePrefix(text); err == nil && (p.Addr().Is4() || cfg.IPv6) {
 			cfg.Overlay.Node = append(cfg.Overlay.Node, p.Addr())
 		}
 	}
@@ -238,6 +248,11 @@ func (n *networks) snapshot() (here []topology.Network) {
 func (n *networks) apply() error {
 	n.applying.Lock()
 	defer n.applying.Unlock()
+	return n.applyLocked()
+}
+
+// applyLocked is apply with n.applying held.
+func (n *networks) applyLocked() error {
 	var errs []error
 	own := n.local()
 	for _, k := range n.snapshot() {

@@ -115,6 +115,7 @@ func (h *Host) SetMesh(m *Mesh) error {
 	}
 	for name, hook := range map[string]*nftables.ChainHook{"prerouting": nftables.ChainHookPrerouting, "output": nftables.ChainHookOutput} {
 		c := b.chain(name, hook, *nftables.ChainPriorityNATDest)
+		b.rule(c, destinationIn(loopback6), verdict(expr.VerdictReturn)) // it has no way into a bridge
 		for _, f := range []family{ipv4, ipv6} {
 			b.rule(c, f.is(), localDestination(), protoAndPort(word0), jumpBy("ports"+f.suffix))
 		}
@@ -133,6 +134,19 @@ func (h *Host) SetMesh(m *Mesh) error {
 		}
 	}
 	return b.flush()
+}
+
+// HasMesh says whether the kernel still has the table of SetMesh: somebody may have flushed it.
+func (h *Host) HasMesh() (bool, error) {
+	conn, err := connect()
+	if err != nil {
+		return false, fmt.Errorf("opening nftables: %w", needs("nf_tables", err))
+	}
+	t, err := conn.ListTableOfFamily(h.opts.Table+"_mesh", nftables.TableFamilyINet)
+	if errors.Is(err, unix.ENOENT) {
+		err = nil
+	}
+	return t != nil, err
 }
 
 // balancer writes a table anew in one transaction.

@@ -1,10 +1,13 @@
 package network
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 
 	"github.com/vishvananda/netlink"
@@ -77,6 +80,16 @@ func (c *Config) fitOverlay() error {
 			c.Name, leastMTU6, c.MTU, below)
 	}
 	return nil
+}
+
+// HasRoomFor6 says whether an overlay network over an address of this machine can speak IPv6.
+func HasRoomFor6(local netip.Addr) bool {
+	overhead := vxlanOverhead4
+	if local.Is6() {
+		overhead = vxlanOverhead6
+	}
+	_, err := os.Stat("/proc/sys/net/ipv6")
+	return err == nil && mtuOf(local)-overhead >= leastMTU6
 }
 
 // mtuOf is the MTU of the device that has an address.
@@ -184,6 +197,48 @@ func (n *Network) SetPeers(peers []Peer) error {
 		return fmt.Errorf("the ways of network %s to other nodes: %w", n.cfg.Name, err)
 	}
 	return nil
+}
+
+// Repair compares what the kernel has of an overlay network with what it should have, puts it right, and says how much was wrong: its
+// devices count as one, each way to another node, and the mesh, too.
+func (n *Network) Repair(ctx context.Context) (repaired int, err error) {
+	n.host.devices.Lock()
+	before, known := n.vxlan, maps.Clone(n.peers)
+	n.host.devices.Unlock()
+	if before == 0 {
+		return 0, nil // it is not made yet
+	}
+	n.host.whole.RLock()
+	_, err = n.ensure(ctx)
+	n.host.whole.RUnlock()
+	if err != nil {
+		return 0, err
+	}
+	n.host.devices.Lock()
+	if n.vxlan != before {
+		repaired++
+	}
+	have, err := n.programmed()
+	n.peers = have
+	n.host.devices.Unlock()
+	if err != nil || known == nil {
+		return repaired, err
+	}
+	for addr, at := range known {
+		if have[addr] != at {
+			repaired++
+		}
+	}
+	for addr := range have {
+		if _, ok := known[addr]; !ok {
+			repaired++
+		}
+	}
+	peers := make([]Peer, 0, len(known))
+	for addr, at := range known {
+		peers = append(peers, Peer{addr, at})
+	}
+	return repaired, n.SetPeers(peers)
 }
 
 // way sets or deletes what leads to an address on another node: the VXLAN device sends frames for its MAC address there, and

@@ -89,7 +89,7 @@ func (a *allocator) subnets(given *api.IPAMOptions, n *api.Network) (all []*api.
 	if !has[true] {
 		all = append([]*api.IPAMConfig{{}}, all...)
 	}
-	if n.Spec.Ipv6Enabled && !has[false] {
+	if (n.Spec.Ipv6Enabled || n.Spec.Ingress) && !has[false] { // ports are published for both families
 		if own, err := ipam.Choose([]ipam.Range{ipam.UniqueLocal(n.ID)}, nil); err == nil {
 			all = append(slices.Clone(all), &api.IPAMConfig{Subnet: own.String()})
 		}

@@ -64,7 +64,7 @@ func (c *controller) places() (all []runner.Attachment) {
 			case err != nil:
 			case p.Addr().Is4():
 				a.IP = p.Addr()
-			default:
+			case c.o.Speaks6(at.Network.ID):
 				a.IP6 = p.Addr()
 			}
 		}

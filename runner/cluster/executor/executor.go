@@ -28,6 +28,8 @@ type Options struct {
 	// Join makes a network of the cluster's here, and Configure takes what the cluster knows of this node.
 	Join      func(context.Context, *api.Network) error
 	Configure func(context.Context, *api.Node) error
+	// Speaks6 says whether one that is here has IPv6.
+	Speaks6 func(id string) bool
 
 	Attachments Attachments
 	// Secrets is a directory in memory. What tasks may read lies below it, by their IDs.
