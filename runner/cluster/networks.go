@@ -263,7 +263,7 @@ func (n *networks) applyLocked() error {
 		var peers []network.Peer
 		for _, e := range k.Ends {
 			if e.At != own {
-				peers = append(peers, network.Peer{Addr: e.Addr, At: e.At})
+				peers = append(peers, network.Peer{Addr: e.Addr, At: e.At, As: e.As})
 			}
 		}
 		errs = append(errs, n.o.Runner.SetPeers(k.ID, peers))

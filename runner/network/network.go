@@ -60,9 +60,9 @@ type Network struct {
 	log   *slog.Logger
 
 	// Guarded by host.devices:
-	configured bool                      // the device has been configured by this process
-	vxlan      int                       // index of an overlay's device to other nodes; 0: there is none yet
-	peers      map[netip.Addr]netip.Addr // what it has been told of them; nil: look
+	configured bool                  // the device has been configured by this process
+	vxlan      int                   // index of an overlay's device to other nodes; 0: there is none yet
+	peers      map[netip.Addr]remote // what it has been told of them; nil: look
 
 	mu     sync.Mutex   // guards what follows
 	pools  []*ipam.Pool // none until a subnet is known

@@ -37,6 +37,20 @@ const leastMTU6 = 1280
 type Peer struct {
 	Addr netip.Addr
 	At   netip.Addr // the node's address, where its VXLAN device listens
+	As   netip.Addr // the first address of the same endpoint, of which its MAC address is made; zero: Addr
+}
+
+// remote is where an address is, and by which MAC address it is found.
+type remote struct {
+	at  netip.Addr
+	mac string // as bytes
+}
+
+func (p Peer) remote() remote {
+	if p.As.IsValid() {
+		return remote{p.At, string(macOf(p.As))}
+	}
+	return remote{p.At, string(macOf(p.Addr))}
 }
 
 // bridged says whether a network is a bridge of its own.
@@ -155,6 +169,14 @@ func (n *Network) ensureVXLAN(bridge int) error {
 // SetPeers says which addresses are on other nodes, in place of those that it has said before. It does nothing as long as the
 // network's device is not there.
 func (n *Network) SetPeers(peers []Peer) error {
+	want := map[netip.Addr]remote{}
+	for _, p := range peers {
+		want[p.Addr] = p.remote()
+	}
+	return n.setPeers(want)
+}
+
+func (n *Network) setPeers(want map[netip.Addr]remote) error {
 	n.host.whole.RLock()
 	defer n.host.whole.RUnlock()
 	n.host.devices.Lock()
@@ -166,9 +188,9 @@ func (n *Network) SetPeers(peers []Peer) error {
 	if err != nil {
 		return err
 	}
-	want := map[netip.Addr]netip.Addr{}
-	for _, p := range peers {
-		want[p.Addr] = p.At
+	macs := map[string]bool{}
+	for _, to := range want {
+		macs[to.mac] = true
 	}
 	if n.peers == nil {
 		if n.peers, err = n.programmed(); err != nil {
@@ -176,21 +198,21 @@ func (n *Network) SetPeers(peers []Peer) error {
 		}
 	}
 	var errs []error
-	for addr, at := range n.peers {
-		if want[addr] != at {
-			errs = append(errs, n.way(br.Index, addr, at, netlink.NeighDel))
+	for addr, to := range n.peers {
+		if want[addr] != to {
+			errs = append(errs, n.way(br.Index, addr, to, !macs[to.mac], netlink.NeighDel))
 			delete(n.peers, addr)
 		}
 	}
-	for addr, at := range want {
-		if n.peers[addr] == at {
+	for addr, to := range want {
+		if n.peers[addr] == to {
 			continue
 		}
-		if err := n.way(br.Index, addr, at, netlink.NeighSet); err != nil {
+		if err := n.way(br.Index, addr, to, true, netlink.NeighSet); err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		n.peers[addr] = at
+		n.peers[addr] = to
 	}
 	if err := errors.Join(errs...); err != nil {
 		n.peers = nil // look again
@@ -224,8 +246,8 @@ func (n *Network) Repair(ctx context.Context) (repaired int, err error) {
 	if err != nil || known == nil {
 		return repaired, err
 	}
-	for addr, at := range known {
-		if have[addr] != at {
+	for addr, to := range known {
+		if have[addr] != to {
 			repaired++
 		}
 	}
@@ -234,36 +256,37 @@ func (n *Network) Repair(ctx context.Context) (repaired int, err error) {
 			repaired++
 		}
 	}
-	peers := make([]Peer, 0, len(known))
-	for addr, at := range known {
-		peers = append(peers, Peer{addr, at})
-	}
-	return repaired, n.SetPeers(peers)
+	return repaired, n.setPeers(known)
 }
 
-// way sets or deletes what leads to an address on another node: the VXLAN device sends frames for its MAC address there, and
-// answers who has it; the bridge passes such frames to the device; the host itself need not ask.
-func (n *Network) way(bridge int, addr, at netip.Addr, change func(*netlink.Neigh) error) error {
-	mac, family := macOf(addr), unix.AF_INET
+// way sets or deletes what leads to an address on another node: the VXLAN device answers who has it, and the host itself need not
+// ask. With the frames, for which addresses of one endpoint have one MAC address, the device sends them there, and the bridge passes
+// them to it.
+func (n *Network) way(bridge int, addr netip.Addr, to remote, frames bool, change func(*netlink.Neigh) error) error {
+	family := unix.AF_INET
 	if addr.Is6() {
 		family = unix.AF_INET6
 	}
-	for _, e := range []netlink.Neigh{
-		{LinkIndex: n.vxlan, Family: unix.AF_BRIDGE, Flags: netlink.NTF_SELF, State: netlink.NUD_PERMANENT, IP: at.AsSlice()},
-		{LinkIndex: n.vxlan, Family: unix.AF_BRIDGE, Flags: netlink.NTF_MASTER, State: netlink.NUD_NOARP},
+	all := []netlink.Neigh{
 		{LinkIndex: n.vxlan, Family: family, State: netlink.NUD_PERMANENT, IP: addr.AsSlice()},
 		{LinkIndex: bridge, Family: family, State: netlink.NUD_PERMANENT, IP: addr.AsSlice()},
-	} {
-		e.HardwareAddr = mac
+	}
+	if frames {
+		all = append(all, netlink.Neigh{
+			LinkIndex: n.vxlan, Family: unix.AF_BRIDGE, Flags: netlink.NTF_SELF, State: netlink.NUD_PERMANENT, IP: to.at.AsSlice(),
+		}, netlink.Neigh{LinkIndex: n.vxlan, Family: unix.AF_BRIDGE, Flags: netlink.NTF_MASTER, State: netlink.NUD_NOARP})
+	}
+	for _, e := range all {
+		e.HardwareAddr = net.HardwareAddr(to.mac)
 		if err := change(&e); err != nil && !errors.Is(err, unix.ENOENT) {
-			return fmt.Errorf("%s at %s: %w", addr, at, err)
+			return fmt.Errorf("%s at %s: %w", addr, to.at, err)
 		}
 	}
 	return nil
 }
 
 // programmed is what the VXLAN device has of an earlier process, or of this one after a mistake.
-func (n *Network) programmed() (map[netip.Addr]netip.Addr, error) {
+func (n *Network) programmed() (map[netip.Addr]remote, error) {
 	at := map[string]netip.Addr{} // by MAC address
 	fdb, err := netlink.NeighList(n.vxlan, unix.AF_BRIDGE)
 	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
@@ -271,10 +294,10 @@ func (n *Network) programmed() (map[netip.Addr]netip.Addr, error) {
 	}
 	for _, e := range fdb {
 		if ip, ok := netip.AddrFromSlice(e.IP); ok && e.Flags&netlink.NTF_SELF != 0 {
-			at[e.HardwareAddr.String()] = ip.Unmap()
+			at[string(e.HardwareAddr)] = ip.Unmap()
 		}
 	}
-	all := map[netip.Addr]netip.Addr{}
+	all := map[netip.Addr]remote{}
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
 		known, err := netlink.NeighList(n.vxlan, family)
 		if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
@@ -282,7 +305,7 @@ func (n *Network) programmed() (map[netip.Addr]netip.Addr, error) {
 		}
 		for _, e := range known {
 			if ip, ok := netip.AddrFromSlice(e.IP); ok && e.State&netlink.NUD_PERMANENT != 0 {
-				all[ip.Unmap()] = at[e.HardwareAddr.String()]
+				all[ip.Unmap()] = remote{at[string(e.HardwareAddr)], string(e.HardwareAddr)}
 			}
 		}
 	}

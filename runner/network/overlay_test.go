@@ -33,7 +33,7 @@ func overlay(id, subnet string) Config {
 
 func peers(texts ...string) (all []Peer) {
 	for i := 0; i < len(texts); i += 2 {
-		all = append(all, Peer{netip.MustParseAddr(texts[i]), netip.MustParseAddr(texts[i+1])})
+		all = append(all, Peer{Addr: netip.MustParseAddr(texts[i]), At: netip.MustParseAddr(texts[i+1])})
 	}
 	return all
 }
@@ -55,7 +55,7 @@ func TestOverlay(t *testing.T) {
 		must(t, err)
 		same := len(have) == len(want)
 		for _, p := range want {
-			same = same && have[p.Addr] == p.At
+			same = same && have[p.Addr] == p.remote()
 		}
 		if !same {
 			t.Errorf("the kernel has %v, want %v", have, want)
@@ -63,6 +63,12 @@ func TestOverlay(t *testing.T) {
 	}
 	all := peers("10.9.0.10", "192.0.2.2", "10.9.0.11", "192.0.2.3")
 	must(t, n.SetPeers(all))
+	has(all...)
+	both := append(peers("fd00::10", "192.0.2.2"), all...)
+	both[0].As = all[0].Addr
+	must(t, n.SetPeers(both))
+	has(both...)
+	must(t, n.SetPeers(all)) // and the MAC address that they have in common stays
 	has(all...)
 	moved := peers("10.9.0.10", "192.0.2.3")
 	must(t, n.SetPeers(moved))
@@ -80,8 +86,8 @@ func TestOverlay(t *testing.T) {
 	must(t, err)
 	bridge, err := netlink.LinkByName(c.Device)
 	must(t, err)
-	must(t, n.way(bridge.Attrs().Index, moved[0].Addr, moved[0].At, netlink.NeighDel))
-	must(t, n.way(bridge.Attrs().Index, netip.MustParseAddr("10.9.0.66"), moved[0].At, netlink.NeighSet))
+	must(t, n.way(bridge.Attrs().Index, moved[0].Addr, moved[0].remote(), true, netlink.NeighDel))
+	must(t, n.way(bridge.Attrs().Index, netip.MustParseAddr("10.9.0.66"), moved[0].remote(), true, netlink.NeighSet))
 	repair(2)
 	must(t, netlink.LinkDel(link))
 	repair(2) // the device, and the way

@@ -24,6 +24,7 @@ type Network struct {
 type End struct {
 	Addr netip.Addr
 	At   netip.Addr // by which other nodes reach that node
+	As   netip.Addr `json:",omitzero"` // the first address of the same task or node, when this is another
 }
 
 // Service is one with an address or tasks on the network.
@@ -158,7 +159,11 @@ func (n *Network) end(at netip.Addr, all []netip.Addr) {
 		return
 	}
 	for _, a := range all {
-		n.Ends = append(n.Ends, End{a, at})
+		e := End{Addr: a, At: at}
+		if a != all[0] {
+			e.As = all[0]
+		}
+		n.Ends = append(n.Ends, e)
 	}
 }
 
