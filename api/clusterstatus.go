@@ -15,6 +15,7 @@ import (
 	"github.com/moby/moby/v2/daemon/cluster/convert"
 	swarmapi "github.com/moby/swarmkit/v2/api"
 
+	"github.com/gantry-build/gantry/internal/check"
 	"github.com/gantry-build/gantry/runner/cluster"
 )
 
@@ -85,6 +86,18 @@ func (s *Swarm) clusterStatus(w http.ResponseWriter, r *http.Request) error {
 		out.Error = cmp.Or(errors.Join(st.Err, err), err).Error()
 	}
 	return writeJSON(w, http.StatusOK, out)
+}
+
+// doctor answers GET /gantry/cluster/doctor with []check.Finding: what of the cluster is reached from here.
+func (s *Swarm) doctor(w http.ResponseWriter, r *http.Request) error {
+	all, err := s.Cluster.Examine(r.Context())
+	if err != nil {
+		return err
+	}
+	slices.SortFunc(all, func(a, b check.Finding) int {
+		return cmp.Or(cmp.Compare(a.Subject, b.Subject), cmp.Compare(a.Text, b.Text))
+	})
+	return writeJSON(w, http.StatusOK, all)
 }
 
 func (s *ClusterStatus) ask(ctx context.Context, m cluster.Manager) error {

@@ -48,6 +48,7 @@ func (s *Swarm) Routes(r *Router) {
 	r.Handle(http.MethodGet, "/swarm/unlockkey", s.managed(s.unlockKey))
 
 	r.Handle(http.MethodGet, "/gantry/cluster", s.clusterStatus)
+	r.Handle(http.MethodGet, "/gantry/cluster/doctor", s.doctor)
 	r.Handle(http.MethodGet, "/gantry/cluster/backup", s.backup)
 	r.Handle(http.MethodPost, "/gantry/cluster/restore", s.restore)
 	r.Handle(http.MethodPost, "/gantry/cluster/recover", s.recover)

@@ -20,6 +20,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/gantry-build/gantry/api"
+	"github.com/gantry-build/gantry/internal/check"
 	"github.com/gantry-build/gantry/runner/cluster/backup"
 )
 
@@ -33,7 +34,7 @@ func clusterCommand(at *place) *cobra.Command {
 			return at.Connect(cmd.Context())
 		},
 	}
-	cmd.AddCommand(clusterStatus(at), clusterBackup(at), clusterRestore(at), clusterRecover(at))
+	cmd.AddCommand(clusterStatus(at), clusterDoctor(at), clusterBackup(at), clusterRestore(at), clusterRecover(at))
 	return cmd
 }
 
@@ -126,6 +127,24 @@ func printCluster(out io.Writer, s api.ClusterStatus, wrong []string) error {
 		fmt.Fprintln(out, "mend:", text)
 	}
 	return nil
+}
+
+func clusterDoctor(at *place) *cobra.Command {
+	return &cobra.Command{
+		Use:   "doctor",
+		Short: "Check whether this node reaches the others: ports, packet sizes, clocks; exit code 1 when something is to be mended",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var all []check.Finding
+			if err := at.call(cmd.Context(), http.MethodGet, "/gantry/cluster/doctor", &all); err != nil {
+				return err
+			}
+			if !printFindings(cmd.OutOrStdout(), all) {
+				return cli.StatusError{StatusCode: 1}
+			}
+			return nil
+		},
+	}
 }
 
 func clusterBackup(at *place) *cobra.Command {

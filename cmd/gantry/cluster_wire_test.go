@@ -29,6 +29,22 @@ func (h *host) devices() (names []string) {
 	return names
 }
 
+// comeAndGo has tasks of a service come and go, and the daemon of a host be killed among them.
+func comeAndGo(m, w *host, service string) {
+	m.t.Helper()
+	m.run("service", "update", "-d", "-q", "--constraint-rm", "node.hostname==host1", service)
+	for i := range 4 {
+		m.run("service", "scale", "-d", service+"=12")
+		m.untilRuns(service, 12)
+		if i == 2 {
+			w.kill()
+			w.start()
+		}
+		m.run("service", "scale", "-d", service+"=1")
+		m.untilRuns(service, 1)
+	}
+}
+
 // A link that was cut heals, also for those who could not be told meanwhile; containers and networks that come and go, and a daemon
 // that is killed among them, leave nothing.
 func TestClusterNetworkFaults(t *testing.T) {
@@ -48,8 +64,19 @@ func TestClusterNetworkFaults(t *testing.T) {
 		return err
 	}
 	eventually(t, "the service answers", ask)
+	for _, h := range hosts {
+		eventually(t, "all is well on "+h.name, func() error {
+			out, _, err := h.try("cluster", "doctor")
+			return unless(err == nil && strings.Contains(out, "by packets of up to 1450 bytes"), "%v: %s", err, out)
+		})
+	}
 	w.cut(true)
-	time.Sleep(3 * time.Second)
+	out, _, err := w.try("cluster", "doctor")
+	for _, want := range []string{"open TCP 2377", "open TCP 7946", "open UDP 4789"} {
+		if err == nil || !strings.Contains(out, want) {
+			t.Errorf("cut off, the doctor says (%v) not %q:\n%s", err, want, out)
+		}
+	}
 	m.service("--name", "news", "--network", "n", "--constraint", "node.hostname==host1", "probe", "serve", ":80", "news")
 	m.untilRuns("news", 1)
 	w.cut(false)
@@ -67,17 +94,7 @@ func TestClusterNetworkFaults(t *testing.T) {
 		}
 	}
 
-	for i := range 4 {
-		m.run("service", "scale", "-d", "client=12")
-		m.run("service", "update", "-d", "-q", "--constraint-rm", "node.hostname==host1", "client")
-		m.untilRuns("client", 12)
-		if i == 2 {
-			w.kill()
-			w.start()
-		}
-		m.run("service", "scale", "-d", "client=1")
-		m.untilRuns("client", 1)
-	}
+	comeAndGo(m, w, "client")
 	m.run("service", "rm", "web", "client", "news")
 	eventually(t, "the network goes", func() error {
 		_, stderr, err := m.try("network", "rm", "n")

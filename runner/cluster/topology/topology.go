@@ -24,7 +24,8 @@ type Network struct {
 type End struct {
 	Addr netip.Addr
 	At   netip.Addr // by which other nodes reach that node
-	As   netip.Addr `json:",omitzero"` // the first address of the same task or node, when this is another
+	Node string     `json:",omitempty"` // the node's name, when the address is its own
+	As   netip.Addr `json:",omitzero"`  // the first address of the same task or node, when this is another
 }
 
 // Service is one with an address or tasks on the network.
@@ -84,6 +85,13 @@ func addrs(texts ...string) (all []netip.Addr) {
 	return all
 }
 
+func nodeName(n *api.Node) string {
+	if d := n.Description; d != nil && d.Hostname != "" {
+		return d.Hostname
+	}
+	return n.ID
+}
+
 // attachments are a node's places in networks.
 func attachments(n *api.Node) []*api.NetworkAttachment {
 	if n.Attachment != nil && len(n.Attachments) == 0 {
@@ -102,7 +110,7 @@ func compute(s *store) map[string]*Network {
 	}
 	for _, n := range s.nodes {
 		for _, at := range attachments(n) {
-			all[at.Network.ID].end(pathOf(n), addrs(at.Addresses...))
+			all[at.Network.ID].end(pathOf(n), addrs(at.Addresses...), nodeName(n))
 		}
 	}
 	behind := map[string][]*api.Task{} // services
@@ -112,7 +120,7 @@ func compute(s *store) map[string]*Network {
 			continue
 		}
 		for _, at := range t.Networks {
-			all[at.Network.ID].end(pathOf(node), addrs(at.Addresses...))
+			all[at.Network.ID].end(pathOf(node), addrs(at.Addresses...), "")
 			if t.Spec.GetAttachment() != nil && all[at.Network.ID] != nil {
 				n := all[at.Network.ID]
 				n.Services = append(n.Services, claimed(t, at, pathOf(node)))
@@ -154,12 +162,12 @@ func claimed(t *api.Task, at *api.NetworkAttachment, where netip.Addr) Service {
 	return s
 }
 
-func (n *Network) end(at netip.Addr, all []netip.Addr) {
+func (n *Network) end(at netip.Addr, all []netip.Addr, node string) {
 	if n == nil || !at.IsValid() {
 		return
 	}
 	for _, a := range all {
-		e := End{Addr: a, At: at}
+		e := End{Addr: a, At: at, Node: node}
 		if a != all[0] {
 			e.As = all[0]
 		}

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -22,7 +23,7 @@ import (
 const ListenPort = 7946
 
 const (
-	path = "/v1/topology"
+	path, clockPath = "/v1/topology", "/v1/clock"
 	// pulse is how often a node hears of its manager, and patience how long it waits for that.
 	pulse, patience = 3 * time.Second, 10 * time.Second
 	// retry is how long a node waits between two managers, at most.
@@ -91,6 +92,9 @@ func Serve(ctx context.Context, address string, hub *Hub, id Identity, log *slog
 			return errors.Join(out.Encode(m), flush.Flush())
 		})
 		log.Debug("a node follows no more", "node", node, "reason", err)
+	})
+	mux.HandleFunc("GET "+clockPath, func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, time.Now().UTC().Format(time.RFC3339Nano))
 	})
 	server := &http.Server{
 		Handler: mux, TLSConfig: config, ReadHeaderTimeout: patience, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
@@ -165,29 +169,50 @@ func followOwn(ctx context.Context, node string, own func() *Hub, hub *Hub, lear
 	})
 }
 
-func followOne(ctx context.Context, manager string, id Identity, learn func(Update) error) error {
+// Clock asks a manager, HOST:PORT, for its time.
+func Clock(ctx context.Context, manager string, id Identity) (time.Time, error) {
+	res, err := ask(ctx, manager, clockPath, id)
+	if err != nil {
+		return time.Time{}, err
+	}
+	defer res.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(res.Body, 64))
+	if err != nil {
+		return time.Time{}, err
+	}
+	return time.Parse(time.RFC3339Nano, string(text))
+}
+
+// ask asks a manager by the cluster's mutual TLS.
+func ask(ctx context.Context, manager, path string, id Identity) (*http.Response, error) {
 	config, err := id.config()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	config.ServerName = ca.ManagerRole
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: config, DisableKeepAlives: true}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+manager+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	res, err := client.Do(req)
+	if err == nil && res.StatusCode != http.StatusOK {
+		res.Body.Close()
+		err = fmt.Errorf("manager %s answers %s", manager, res.Status)
+	}
+	return res, err
+}
+
+func followOne(ctx context.Context, manager string, id Identity, learn func(Update) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	idle := time.AfterFunc(patience, cancel)
 	defer idle.Stop()
-	client := &http.Client{Transport: &http.Transport{TLSClientConfig: config, DisableKeepAlives: true}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+manager+path, nil)
-	if err != nil {
-		return err
-	}
-	res, err := client.Do(req)
+	res, err := ask(ctx, manager, path, id)
 	if err != nil {
 		return err
 	}
 	defer res.Body.Close()
-	if res.StatusCode != http.StatusOK {
-		return fmt.Errorf("manager %s answers %s", manager, res.Status)
-	}
 	for in := json.NewDecoder(res.Body); ; {
 		var m message
 		if err := in.Decode(&m); err != nil {
