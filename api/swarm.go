@@ -329,15 +329,6 @@ func (s *Swarm) unlockKey(m cluster.Manager, w http.ResponseWriter, r *http.Requ
 	return writeJSON(w, http.StatusOK, answer)
 }
 
-// manages tells whether this node manages a cluster; without any it does not.
-func (s *Swarm) manages() bool {
-	if s == nil {
-		return false
-	}
-	_, err := s.Cluster.Manager()
-	return err == nil
-}
-
 // header is the membership in the words of the header Swarm.
 func (s *Swarm) header() string {
 	st := s.Cluster.Status()

@@ -152,7 +152,7 @@ func (st *State) replay(ctx context.Context, dir string, dek manager.RaftDEKData
 		if cannot := (encryption.ErrCannotDecrypt{}); errors.As(err, &cannot) {
 			return ErrLocked
 		}
-		return fmt.Errorf("Raft's log: %w", err)
+		return fmt.Errorf("the log of Raft: %w", err)
 	}
 	log.Close(ctx)
 	all := store.NewMemoryStore(nil)
@@ -161,10 +161,10 @@ func (st *State) replay(ctx context.Context, dir string, dek manager.RaftDEKData
 	if snapshot != nil {
 		var s api.Snapshot
 		if err := s.Unmarshal(snapshot.Data); err != nil {
-			return fmt.Errorf("Raft's snapshot: %w", err)
+			return fmt.Errorf("the snapshot of Raft: %w", err)
 		}
 		if err := all.Restore(&s.Store); err != nil {
-			return fmt.Errorf("Raft's snapshot: %w", err)
+			return fmt.Errorf("the snapshot of Raft: %w", err)
 		}
 		for _, m := range s.Membership.Members {
 			members[m.RaftID] = Member{m.NodeID, m.Addr}
