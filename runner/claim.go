@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -36,7 +37,17 @@ type Places interface {
 }
 
 // SetPlaces says who gives places in a cluster's networks; nil is nobody.
-func (m *Manager) SetPlaces(p Places) { m.places.Store(&p) }
+func (m *Manager) SetPlaces(p Places) {
+	m.places.Store(&p)
+	m.said.Do(func() {
+		if m.placesSaid != nil {
+			close(m.placesSaid)
+		}
+	})
+}
+
+// placesWait is how long a container of a cluster's network that starts with the daemon waits until SetPlaces has been called.
+const placesWait = 20 * time.Second
 
 // claim asks the cluster for a container's place in a network, if it is the cluster's. It must not be called with m.joining held: the
 // network may have to be made.
@@ -48,6 +59,13 @@ func (m *Manager) claim(ctx context.Context, rec Record, a *Attachment) error {
 	n, err := m.NetworkOf(ref)
 	if err == nil && n.ID != ref && n.Name != ref && m.places.Load() != nil {
 		err = fault.NotFound("network %s not found", ref) // the cluster may have one of this name
+	}
+	if err == nil && n.Driver == network.DriverOverlay {
+		select {
+		case <-m.placesSaid:
+		case <-time.After(placesWait):
+		case <-ctx.Done():
+		}
 	}
 	places := m.places.Load()
 	switch {

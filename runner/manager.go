@@ -89,6 +89,9 @@ type Manager struct {
 	onJoin atomic.Pointer[func(Record) error]
 	places atomic.Pointer[Places]
 
+	said       sync.Once
+	placesSaid chan struct{} // closed by the first SetPlaces
+
 	ctx  context.Context // ends with Close; what outlives a request runs under it
 	stop context.CancelFunc
 	wg   sync.WaitGroup
@@ -107,6 +110,7 @@ func Start(ctx context.Context, o Options) (*Manager, error) {
 	}
 	m := &Manager{
 		o: o, store: o.Store, client: o.Store.Client, log: o.Log, byID: map[string]*container{}, names: map[string]string{},
+		placesSaid: make(chan struct{}),
 	}
 	base := cache.WithNamespace(context.WithoutCancel(ctx))
 	m.ctx, m.stop = context.WithCancel(base)

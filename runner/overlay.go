@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net/netip"
 
+	"github.com/gantry-build/gantry/internal/fault"
 	"github.com/gantry-build/gantry/runner/network"
 )
 
@@ -21,6 +22,16 @@ func (m *Manager) SetPeers(id string, peers []network.Peer) error {
 		return nil
 	}
 	return on.SetPeers(peers)
+}
+
+// EnsureNetwork makes what a network needs on the host, if it is not there.
+func (m *Manager) EnsureNetwork(ctx context.Context, id string) error {
+	on, ok := m.o.Network.Network(id)
+	if !ok {
+		return fault.NotFound("network %s not found", id)
+	}
+	_, err := on.Up(ctx)
+	return err
 }
 
 // Repair puts right what the kernel has of an overlay network, and says how much was wrong.

@@ -169,7 +169,8 @@ func TestClusterAttachableNetwork(t *testing.T) {
 	hosts := newCluster(t, 1, 1)
 	m, w := hosts[0], hosts[1]
 	m.run("network", "create", "-d", "overlay", "--attachable", "--subnet", "10.9.0.0/24", "n")
-	m.service("--name", "web", "--network", "n", "--constraint", "node.hostname==host1", "probe", "serve", ":80", "service")
+	m.service("--name", "web", "--network", "n", "-p", "8080:80", "--constraint", "node.hostname==host1",
+		"probe", "serve", ":80", "service")
 	m.run("run", "-d", "--name", "db", "--network", "n", "--network-alias", "data", "--ip", "10.9.0.77", "probe", "serve", ":80", "db")
 	w.run("run", "-d", "--name", "app", "--network", "n", "probe", "serve", ":80", "app")
 	for _, c := range []struct {
@@ -195,6 +196,12 @@ func TestClusterAttachableNetwork(t *testing.T) {
 	w.kill()
 	w.start()
 	w.run("rm", "-f", "app", "late")
+	w.run("daemon", "stop") // which takes all devices away, as nothing runs
+	w.start()
+	eventually(t, "the port on a node without containers", func() error {
+		out, err := w.get("http://" + w.ip + ":8080")
+		return unless(err == nil && strings.HasPrefix(out, "service "), "%v: %s", err, out)
+	})
 	m.run("rm", "-f", "db")
 	m.run("service", "rm", "web")
 	eventually(t, "the network goes", func() error {

@@ -34,8 +34,13 @@ func (c *claims) Take(ctx context.Context, asked runner.Claim) (runner.Place, er
 		"place in it", asked.Network))
 	defer cancel()
 	a := c.agent()
-	if a == nil {
-		return runner.Place{}, ErrNone
+	for a == nil { // the node is starting
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+			return runner.Place{}, context.Cause(ctx)
+		}
+		a = c.agent()
 	}
 	called := topology.ClaimName(asked.Container, rand.Text()[:8], asked.Names)
 	given := make(chan *api.Task, 1)

@@ -109,6 +109,7 @@ func (c *Cluster) secrets() string { return filepath.Join(c.o.State, "secrets") 
 func (c *Cluster) Resume() error {
 	data, err := os.ReadFile(c.file())
 	if errors.Is(err, fs.ErrNotExist) {
+		c.o.Runner.SetPlaces(nil)
 		return nil
 	}
 	if err != nil {

@@ -134,7 +134,9 @@ func (c *Cluster) forgetNetworks() error {
 	errs := []error{c.o.Network.SetMesh(nil)}
 	for _, rec := range c.o.Runner.Networks() {
 		if rec.Driver == network.DriverOverlay {
-			errs = append(errs, c.o.Runner.RemoveNetwork(context.Background(), rec.ID))
+			if err := c.o.Runner.RemoveNetwork(context.Background(), rec.ID); err != nil { // a plain container is in it
+				c.o.Log.Warn("a network of the cluster that was left stays", "network", rec.Name, "error", err)
+			}
 		}
 	}
 	return errors.Join(errs...)

@@ -41,7 +41,7 @@ type networks struct {
 	mu      sync.Mutex // guards what follows
 	places  map[string]*api.NetworkAttachment
 	port    uint16
-	turn    chan struct{} // closed when there are others
+	turn    chan struct{} // closed when places or what is known have changed
 	known   map[string]topology.Network
 	told    map[string]string // virtual addresses, by container and its process
 	toldOff string            // of the mesh
@@ -67,8 +67,8 @@ func (n *networks) configure(ctx context.Context, node *api.Node) error {
 	if node.VXLANUDPPort != 0 {
 		n.port = uint16(node.VXLANUDPPort)
 	}
-	close(n.turn)
-	n.turn = make(chan struct{})
+	port := n.port
+	n.changed()
 	n.mu.Unlock()
 	if n.o.Network == nil {
 		return nil
@@ -76,7 +76,7 @@ func (n *networks) configure(ctx context.Context, node *api.Node) error {
 	var errs []error
 	for _, at := range places {
 		if at.Network.Spec.Ingress {
-			errs = append(errs, n.join(ctx, at.Network))
+			errs = append(errs, n.make(ctx, at.Network, at, port))
 		}
 	}
 	n.tidy()
@@ -93,7 +93,11 @@ func (n *networks) join(ctx context.Context, of *api.Network) error {
 		place, port, turn := n.places[of.ID], n.port, n.turn
 		n.mu.Unlock()
 		if place != nil {
-			return n.make(ctx, of, place, port)
+			if err := n.make(ctx, of, place, port); err != nil {
+				return err
+			}
+			n.untilKnown(ctx, of.ID)
+			return nil
 		}
 		select {
 		case <-turn:
@@ -103,6 +107,35 @@ func (n *networks) join(ctx context.Context, of *api.Network) error {
 	}
 }
 
+// firstWord is how long a network's first task waits for what managers tell of it.
+const firstWord = 3 * time.Second
+
+// untilKnown waits until managers have told of a network, so that its first task finds what it asks for. None may be there.
+func (n *networks) untilKnown(ctx context.Context, id string) {
+	ctx, cancel := context.WithTimeout(ctx, firstWord)
+	defer cancel()
+	for {
+		n.mu.Lock()
+		_, known := n.known[id]
+		turn := n.turn
+		n.mu.Unlock()
+		if known {
+			return
+		}
+		select {
+		case <-turn:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// changed wakes those who wait for a place, or for word of a network. The caller holds n.mu.
+func (n *networks) changed() {
+	close(n.turn)
+	n.turn = make(chan struct{})
+}
+
 func (n *networks) make(ctx context.Context, of *api.Network, place *api.NetworkAttachment, port uint16) error {
 	want, err := n.record(of, place, port)
 	if err != nil {
@@ -110,7 +143,8 @@ func (n *networks) make(ctx context.Context, of *api.Network, place *api.Network
 	}
 	if have, err := n.o.Runner.NetworkOf(of.ID); err == nil && have.ID == of.ID {
 		if sameOverlay(have.Config.Overlay, want.Config.Overlay) {
-			return nil
+			// Its devices may be of an earlier daemon, which has taken them away at its end.
+			return errors.Join(n.o.Runner.EnsureNetwork(ctx, of.ID), n.apply())
 		}
 		if err := n.o.Runner.RemoveNetwork(ctx, of.ID); err != nil { // the node's place has changed
 			return err
@@ -210,6 +244,9 @@ func (n *networks) learn(u topology.Update) error {
 	if err := n.apply(); err != nil {
 		return err
 	}
+	n.mu.Lock()
+	n.changed()
+	n.mu.Unlock()
 	n.tidy()
 	return nil
 }
