@@ -123,8 +123,10 @@ func (a *networksAPI) list(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (a *networksAPI) inspect(w http.ResponseWriter, r *http.Request) error {
+	verbose := false
 	if v := r.URL.Query().Get("verbose"); v != "" {
-		if _, err := strconv.ParseBool(v); err != nil {
+		var err error
+		if verbose, err = strconv.ParseBool(v); err != nil {
 			return fault.Invalid("invalid value for verbose: %s", v)
 		}
 	}
@@ -144,6 +146,9 @@ func (a *networksAPI) inspect(w http.ResponseWriter, r *http.Request) error {
 	out := network.Inspect{Network: a.described(n), Containers: map[string]network.EndpointResource{}}
 	if ok && found.ID == n.ID {
 		out.Network = found
+	}
+	if n.Driver == gnetwork.DriverOverlay {
+		a.swarm.told(&out, verbose)
 	}
 	for _, rec := range a.m.InNetwork(n) {
 		for _, at := range rec.Attachments {

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -177,4 +178,41 @@ func (s *Swarm) removeNetwork(ctx context.Context, id string) error {
 		return fault.Forbidden("%v", err)
 	}
 	return err
+}
+
+// told adds what this node has been told of a network: the nodes that are in it and, when wanted, its services.
+func (s *Swarm) told(out *network.Inspect, verbose bool) {
+	if s == nil {
+		return
+	}
+	known, ok := s.Cluster.Topology(out.ID)
+	if !ok {
+		return
+	}
+	for _, e := range known.Ends {
+		if e.Node != "" && !slices.ContainsFunc(out.Peers, func(p network.PeerInfo) bool { return p.IP == e.At }) {
+			out.Peers = append(out.Peers, network.PeerInfo{Name: e.Node, IP: e.At})
+		}
+	}
+	if !verbose {
+		return
+	}
+	out.Services = map[string]network.ServiceInfo{}
+	for _, service := range known.Services {
+		info := network.ServiceInfo{Ports: []string{}, Tasks: []network.Task{}}
+		if len(service.VIP) > 0 {
+			info.VIP = service.VIP[0]
+		}
+		for _, p := range service.Ports {
+			info.Ports = append(info.Ports, fmt.Sprintf("Target: %d, Publish: %d", p.Target, p.Published))
+		}
+		for _, t := range service.Tasks {
+			task := network.Task{Name: t.Name, Info: map[string]string{"Host IP": t.At.String()}}
+			if len(t.Addrs) > 0 {
+				task.EndpointIP = t.Addrs[0]
+			}
+			info.Tasks = append(info.Tasks, task)
+		}
+		out.Services[service.Name] = info
+	}
 }

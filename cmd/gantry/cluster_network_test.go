@@ -32,6 +32,28 @@ func (h *host) get(url string) (string, error) {
 	return strings.TrimSpace(out), err
 }
 
+// reachesPorts asks port 8080 of each host from this one, by IPv4 and IPv6: it leads to all tasks in turn.
+func (h *host) reachesPorts(hosts []*host) {
+	h.t.Helper()
+	for i, to := range hosts {
+		six := fmt.Sprintf("http://[fd77::%d]:8080", i+1)
+		if out, err := h.get(six); err != nil {
+			h.t.Errorf("from %s to %s: %v: %s", h.name, six, err, out)
+		}
+		got := map[string]int{}
+		for range 6 {
+			out, err := h.get("http://" + to.ip + ":8080")
+			if err != nil {
+				h.t.Errorf("from %s by port 8080 of %s: %v", h.name, to.name, err)
+			}
+			got[strings.Fields(out + " ?")[0]]++
+		}
+		if got["host1"] != 2 || got["host2"] != 2 || got["host3"] != 2 {
+			h.t.Errorf("port 8080 of %s, asked from %s, leads to %v", to.name, h.name, got)
+		}
+	}
+}
+
 // Tasks on all nodes reach services by name, by virtual address and by all of their addresses, and each other.
 func TestClusterNetworks(t *testing.T) {
 	hosts := newCluster(t, 1, 2)
@@ -47,6 +69,10 @@ func TestClusterNetworks(t *testing.T) {
 	m.untilRuns("web", 3)
 	m.untilRuns("rr", 3)
 	m.untilRuns("client", 3)
+	out := m.run("network", "inspect", "--verbose", "-f", "{{range .Peers}}{{.Name}} {{end}}{{len .Services.web.Tasks}}", "front")
+	if words := strings.Fields(out); len(words) != 4 || words[3] != "3" {
+		t.Errorf("network inspect says %s", out)
+	}
 	vip, _, _ := strings.Cut(m.run("service", "inspect", "-f", "{{(index .Endpoint.VirtualIPs 0).Addr}}", "web"), "/")
 	for _, h := range hosts {
 		eventually(t, "names on "+h.name, func() error {
@@ -82,23 +108,7 @@ func TestClusterNetworks(t *testing.T) {
 		if slices.Sort(answers); !slices.Equal(answers, []string{"host1", "host1", "host2", "host2", "host3", "host3"}) {
 			t.Errorf("web answers %s from %v", h.name, answers)
 		}
-		for i, to := range hosts {
-			six := fmt.Sprintf("http://[fd77::%d]:8080", i+1)
-			if out, err := h.get(six); err != nil {
-				t.Errorf("from %s to %s: %v: %s", h.name, six, err, out)
-			}
-			got := map[string]int{}
-			for range 6 {
-				out, err := h.get("http://" + to.ip + ":8080")
-				if err != nil {
-					t.Errorf("from %s by port 8080 of %s: %v", h.name, to.name, err)
-				}
-				got[strings.Fields(out + " ?")[0]]++
-			}
-			if got["host1"] != 2 || got["host2"] != 2 || got["host3"] != 2 {
-				t.Errorf("port 8080 of %s, asked from %s, leads to %v", to.name, h.name, got)
-			}
-		}
+		h.reachesPorts(hosts)
 	}
 }
 

@@ -26,9 +26,11 @@ var lans atomic.Int32
 
 // newHosts makes machines that reach each other, and their daemons. Tests that have their own run beside each other: they wait
 // more than they work.
-func newHosts(t *testing.T, n int) (all []*host) {
+func newHosts(t testing.TB, n int) (all []*host) {
 	t.Helper()
-	t.Parallel()
+	if test, ok := t.(*testing.T); ok {
+		test.Parallel()
+	}
 	mark := fmt.Sprintf("gc%04x%d", os.Getpid()&0xffff, lans.Add(1))
 	ip := func(args ...string) {
 		t.Helper()
@@ -102,7 +104,7 @@ func (h *host) cut(away bool) {
 }
 
 // newCluster is a cluster of some managers, and workers beside them, each with the probe.
-func newCluster(t *testing.T, managers, workers int) []*host {
+func newCluster(t testing.TB, managers, workers int) []*host {
 	t.Helper()
 	all := newHosts(t, managers+workers)
 	first := all[0]

@@ -91,25 +91,46 @@ func ofFamily(s topology.Service, is4 bool) (all []netip.Addr) {
 	return all
 }
 
-// openMesh publishes the services' ports on this node.
-func (n *networks) openMesh(k topology.Network, rec runner.NetworkRecord, own netip.Addr) error {
-	m := &network.Mesh{Device: rec.Config.Device, Node: rec.Config.Overlay.Node}
+// meshOf is where the published ports lead.
+func meshOf(k topology.Network, own netip.Addr) *network.Mesh {
+	m := &network.Mesh{}
 	for _, s := range k.Services {
+		var behind []netip.Addr
 		for _, t := range s.Tasks {
 			if t.At == own {
 				m.Local = append(m.Local, t.Addrs...)
 			}
+			if t.At == own || !s.Local {
+				behind = append(behind, t.Addrs...)
+			}
 		}
 		for _, p := range s.Ports {
 			made := network.MeshPort{Protocol: p.Protocol, Number: p.Published}
-			for _, t := range s.Tasks {
-				for _, a := range t.Addrs {
-					made.Backends = append(made.Backends, netip.AddrPortFrom(a, p.Target))
-				}
+			for _, a := range behind {
+				made.Backends = append(made.Backends, netip.AddrPortFrom(a, p.Target))
 			}
 			m.Ports = append(m.Ports, made)
 		}
 	}
+	return m
+}
+
+// Topology is what this node has been told of a network; false when it is in none of that ID.
+func (c *Cluster) Topology(id string) (topology.Network, bool) {
+	m := c.current()
+	if m == nil {
+		return topology.Network{}, false
+	}
+	m.nets.mu.Lock()
+	defer m.nets.mu.Unlock()
+	k, ok := m.nets.known[id]
+	return k, ok
+}
+
+// openMesh publishes the services' ports on this node.
+func (n *networks) openMesh(k topology.Network, rec runner.NetworkRecord, own netip.Addr) error {
+	m := meshOf(k, own)
+	m.Device, m.Node = rec.Config.Device, rec.Config.Overlay.Node
 	text := fmt.Sprint(*m)
 	n.mu.Lock()
 	same := n.toldOff == text

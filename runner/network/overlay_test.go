@@ -12,7 +12,7 @@ import (
 )
 
 // underlay gives the host a device with an address of its own below overlays.
-func underlay(t *testing.T, addr string, mtu int) {
+func underlay(t testing.TB, addr string, mtu int) {
 	t.Helper()
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU = "below0", mtu
@@ -122,5 +122,26 @@ func TestOverlayRefusals(t *testing.T) {
 		if _, there := h.Network(c.ID); there {
 			t.Errorf("%s is there", c.ID)
 		}
+	}
+}
+
+// BenchmarkSetPeers is the cost of one more address on another node, with a thousand there.
+func BenchmarkSetPeers(b *testing.B) {
+	needHost(b)
+	underlay(b, "192.0.2.1", 1500)
+	h := openBridge(b, testOptions(b)).host
+	_, err := h.Create(b.Context(), overlay("many", "10.9.0.0/16"))
+	must(b, err)
+	n, _ := h.Network("many")
+	at := netip.MustParseAddr("192.0.2.2")
+	all := make([]Peer, 0, 1001)
+	for i := range 1001 {
+		all = append(all, Peer{Addr: netip.AddrFrom4([4]byte{10, 9, byte(1 + i/200), byte(1 + i%200)}), At: at})
+	}
+	for b.Loop() {
+		must(b, n.SetPeers(all))
+		b.StopTimer()
+		must(b, n.SetPeers(all[:1000]))
+		b.StartTimer()
 	}
 }

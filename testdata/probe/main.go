@@ -23,7 +23,7 @@ import (
 func main() {
 	if len(os.Args) < 2 {
 		fmt.Fprintln(os.Stderr, "usage: probe say WORD... | serve ADDR TEXT | files ADDR DIR | show FILE... | ask NAME | get URL | "+
-			"hammer URL CONNECTIONS | sleep | deaf | exit CODE | cat | arch | uid")
+			"hammer URL CONNECTIONS | sink ADDR | flood ADDR MIB | connect ADDR TIMES | sleep | deaf | exit CODE | cat | arch | uid")
 		os.Exit(2)
 	}
 	switch args := os.Args[2:]; os.Args[1] {
@@ -64,6 +64,14 @@ func main() {
 	case "hammer":
 		connections, _ := strconv.Atoi(args[1])
 		hammer(args[0], connections)
+	case "sink":
+		sink(args[0])
+	case "flood":
+		n, _ := strconv.Atoi(args[1])
+		flood(args[0], n)
+	case "connect":
+		n, _ := strconv.Atoi(args[1])
+		connects(args[0], n)
 	case "deaf":
 		signal.Ignore(syscall.SIGTERM, syscall.SIGINT)
 		time.Sleep(time.Hour)
@@ -120,6 +128,47 @@ func said(err error) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+}
+
+// sink takes all that comes, and says when it has come.
+func sink(address string) {
+	l, err := net.Listen("tcp", address)
+	said(err)
+	for {
+		c, err := l.Accept()
+		said(err)
+		go func() {
+			_, _ = io.Copy(io.Discard, c)
+			c.Close()
+		}()
+	}
+}
+
+// flood sends so many MiB to a sink, and prints how long that has taken.
+func flood(address string, n int) {
+	began, chunk := time.Now(), make([]byte, 1<<20)
+	c, err := net.Dial("tcp", address)
+	said(err)
+	for range n {
+		_, err := c.Write(chunk)
+		said(err)
+	}
+	said(c.(*net.TCPConn).CloseWrite())
+	_, _ = io.Copy(io.Discard, c)
+	fmt.Println(time.Since(began))
+}
+
+// connects opens connections to a sink, one after the other, and prints how long that has taken.
+func connects(address string, times int) {
+	began := time.Now()
+	for range times {
+		c, err := net.Dial("tcp", address)
+		said(err)
+		said(c.(*net.TCPConn).CloseWrite())
+		_, _ = io.Copy(io.Discard, c)
+		c.Close()
+	}
+	fmt.Println(time.Since(began))
 }
 
 // sleep lasts until SIGTERM, which PID 1 gets only when it asks for it.

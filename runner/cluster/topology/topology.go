@@ -35,7 +35,12 @@ type Service struct {
 	Aliases  []string     `json:",omitempty"`
 	Tasks    []Task       `json:",omitempty"` // those that take requests
 	Ports    []Port       `json:",omitempty"` // by which it is reached from outside, on the ingress network only
+	Local    bool         `json:",omitempty"` // its ports lead to tasks of the node that is asked, and to no others
 }
+
+// ingressLabel is the label of a service whose published ports stay on their node when it is "local": its clients are seen as they
+// are, and a node without a task of it refuses them.
+const ingressLabel = "com.gantry.ingress"
 
 // Task is one that runs, and is to go on.
 type Task struct {
@@ -199,7 +204,7 @@ func serviceOn(s *store, service *api.Service, tasks []*api.Task) map[string]Ser
 			made := on(v.NetworkID)
 			made.VIP = append(made.VIP, addrs(v.Addr)...)
 			if n := s.networks[v.NetworkID]; n != nil && n.Spec.Ingress {
-				made.Ports = portsOf(e)
+				made.Ports, made.Local = portsOf(e), service.Spec.Annotations.Labels[ingressLabel] == "local"
 			}
 			all[v.NetworkID] = made
 		}

@@ -48,7 +48,7 @@ func TestCompute(t *testing.T) {
 		s.nodes[n.ID] = n
 	}
 	s.services["web"] = &api.Service{
-		ID: "web", Spec: api.ServiceSpec{Annotations: api.Annotations{Name: "web"}},
+		ID: "web", Spec: api.ServiceSpec{Annotations: api.Annotations{Name: "web", Labels: map[string]string{ingressLabel: "local"}}},
 		Endpoint: &api.Endpoint{
 			VirtualIPs: []*api.Endpoint_VirtualIP{{NetworkID: "front", Addr: "10.0.1.4/24"}, {NetworkID: "ingress", Addr: "10.0.0.4/24"}},
 			Ports: []*api.PortConfig{
@@ -82,10 +82,10 @@ func TestCompute(t *testing.T) {
 	for id, want := range map[string]string{
 		"front": "{front false [{10.0.1.2 192.0.2.1 a} {10.0.1.3 192.0.2.99 b} {10.0.1.11 192.0.2.1 } {10.0.1.12 192.0.2.99 } " +
 			"{10.0.1.13 192.0.2.99 } {10.0.1.14 192.0.2.3 } {10.0.1.20 192.0.2.99 } {fd00::11 192.0.2.1  10.0.1.11}] " +
-			"[{claim db [] [data] [{db [10.0.1.20] 192.0.2.99}] []} " +
-			"{web web [10.0.1.4] [www] [{web.1 [10.0.1.11 fd00::11] 192.0.2.1}] []}]}",
+			"[{claim db [] [data] [{db [10.0.1.20] 192.0.2.99}] [] false} " +
+			"{web web [10.0.1.4] [www] [{web.1 [10.0.1.11 fd00::11] 192.0.2.1}] [] false}]}",
 		"ingress": "{ingress true [{10.0.0.2 192.0.2.1 a} {10.0.0.11 192.0.2.1 }] " +
-			"[{web web [10.0.0.4] [] [{web.1 [10.0.0.11] 192.0.2.1}] [{tcp 8080 80}]}]}",
+			"[{web web [10.0.0.4] [] [{web.1 [10.0.0.11] 192.0.2.1}] [{tcp 8080 80}] true}]}",
 	} {
 		if got := strings.ReplaceAll(fmt.Sprint(*all[id]), " invalid IP", ""); got != want {
 			t.Errorf("%s:\n%s, want\n%s", id, got, want)
