@@ -53,6 +53,7 @@ func newHosts(t testing.TB, n int) (all []*host) {
 		ip("-n", h.netns, "addr", "add", h.ip+"/24", "dev", "eth0")
 		ip("-n", h.netns, "link", "set", "eth0", "up")
 		h.gantry = newGantry(t)
+		t.Cleanup(func() { h.output("swarm", "leave", "--force") }) // else the cluster makes containers anew that the end removes
 		h.within = []string{"nsenter", "--net=/run/netns/" + h.netns, "unshare", "--uts", "sh", "-c", `hostname "$0" && exec "$@"`, h.name}
 		h.log = filepath.Join(h.root, "daemon.log")
 		h.start()
