@@ -18,9 +18,11 @@ func BenchmarkClusterNetwork(b *testing.B) {
 	w.run("run", "-d", "--name", "below", "--network", "host", "probe", "sleep")
 	m.untilRuns("sink", 1)
 	m.untilRuns("client", 1)
-	task := ""
-	eventually(b, "the task has a name", func() (err error) {
-		task, err = w.inTask("client", "ask", "tasks.sink")
+	task, vip := "", ""
+	eventually(b, "the service and its task have names", func() (err error) {
+		if task, err = w.inTask("client", "ask", "tasks.sink"); err == nil {
+			vip, err = w.inTask("client", "ask", "sink")
+		}
 		return err
 	})
 	took := func(out string, err error) time.Duration {
@@ -42,10 +44,10 @@ func BenchmarkClusterNetwork(b *testing.B) {
 	for range 5 {
 		direct := over("flood", task+":9000", "512")
 		flood.gantry, flood.peer = append(flood.gantry, direct), append(flood.peer, below("flood", m.ip+":9001", "512"))
-		floodVIP.gantry, floodVIP.peer = append(floodVIP.gantry, over("flood", "sink:9000", "512")), append(floodVIP.peer, direct)
+		floodVIP.gantry, floodVIP.peer = append(floodVIP.gantry, over("flood", vip+":9000", "512")), append(floodVIP.peer, direct)
 		direct = over("connect", task+":9000", "1000")
 		open.gantry, open.peer = append(open.gantry, direct), append(open.peer, below("connect", m.ip+":9001", "1000"))
-		openVIP.gantry, openVIP.peer = append(openVIP.gantry, over("connect", "sink:9000", "1000")), append(openVIP.peer, direct)
+		openVIP.gantry, openVIP.peer = append(openVIP.gantry, over("connect", vip+":9000", "1000")), append(openVIP.peer, direct)
 	}
 	report(b, "overlay", "the other way", []row{flood, floodVIP, open, openVIP})
 }
