@@ -81,6 +81,11 @@ func (s *Swarm) clusterStatus(w http.ResponseWriter, r *http.Request) error {
 		defer cancel()
 		err = fromManager(out.ask(ctx, m))
 	}
+	for i, n := range out.Nodes {
+		if n.ID == st.NodeID { // a first manager has signed its own, which the cluster does not keep
+			out.Nodes[i].CertificateEnds = certificateEnd(s.Cluster.Certificate())
+		}
+	}
 	if err != nil {
 		out.Nodes, out.NotRunning = nil, nil
 		out.Error = cmp.Or(errors.Join(st.Err, err), err).Error()

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"net/url"
 	"os"
@@ -29,7 +30,12 @@ func clusterCommand(at *place) *cobra.Command {
 		Use:     "cluster",
 		GroupID: "run",
 		Short:   "Look after the cluster that this machine is in: its health, backups, and what to do when managers are lost",
-		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return fmt.Errorf("unknown command: gantry cluster %s; gantry cluster --help lists the commands", args[0])
+			}
+			return cmd.Help()
+		},
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
 			return at.Connect(cmd.Context())
 		},
@@ -104,6 +110,14 @@ func concerns(s api.ClusterStatus, now time.Time) (all []string) {
 	return all
 }
 
+// end is the day on which a certificate ends; its managers do not know that of one which was not signed by them.
+func end(at time.Time) string {
+	if at.IsZero() {
+		return "unknown"
+	}
+	return at.Format(time.DateOnly)
+}
+
 func printCluster(out io.Writer, s api.ClusterStatus, wrong []string) error {
 	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
 	if s.Error == "" {
@@ -114,7 +128,7 @@ func printCluster(out io.Writer, s api.ClusterStatus, wrong []string) error {
 		fmt.Fprintln(w, "NODE\tROLE\tSTATE\tAVAILABILITY\tADDRESS\tCERTIFICATE ENDS\tGANTRY")
 		for _, n := range s.Nodes {
 			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", n.Hostname, cmp.Or(n.Manager, "worker"), n.State, n.Availability, n.Addr,
-				n.CertificateEnds.Format(time.DateOnly), n.Version)
+				end(n.CertificateEnds), n.Version)
 		}
 	}
 	if err := w.Flush(); err != nil {
@@ -183,7 +197,10 @@ its key is needed to restore, and is not in the file.`,
 func saveBackup(r io.Reader, path string) error {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*") // of mode 0600
 	if err != nil {
-		return err
+		if at := new(fs.PathError); errors.As(err, &at) {
+			err = at.Err
+		}
+		return fmt.Errorf("a backup at %s: %w", path, err)
 	}
 	err = errors.Join(whole(r, f), f.Sync(), f.Close())
 	if err == nil {

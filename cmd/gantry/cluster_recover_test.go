@@ -85,6 +85,10 @@ func TestClusterRecovers(t *testing.T) {
 	if out := m.run("cluster", "status"); !strings.Contains(out, "3, of which 3 answer and 2 are needed") {
 		t.Errorf("status:\n%s", out)
 	}
+	if out := m.run("cluster", "status"); strings.Contains(out, "unknown") || strings.Contains(out, "0001-") {
+		t.Errorf("the ends of certificates:\n%s", out)
+	}
+	m.fails([]string{"unknown command: gantry cluster frob"}, "cluster", "frob")
 	m.fails([]string{"nothing is lost"}, "cluster", "recover", "--dry-run")
 	hosts[1].kill()
 	eventually(t, "status tells of a lost manager", func() error {

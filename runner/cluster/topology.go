@@ -4,11 +4,13 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strconv"
 	"time"
 
 	"github.com/moby/swarmkit/v2/api"
+	"github.com/moby/swarmkit/v2/ca"
 	"github.com/moby/swarmkit/v2/node"
 
 	"github.com/gantry-build/gantry/runner/cluster/topology"
@@ -43,6 +45,12 @@ func (m *member) dataPath() netip.Addr {
 		}
 	}
 	return netip.Addr{}
+}
+
+// Certificate is this node's, as PEM; nil when it has none.
+func (c *Cluster) Certificate() []byte {
+	text, _ := os.ReadFile(ca.NewConfigPaths(filepath.Join(c.nodeDir(), "certificates")).Node.Cert)
+	return text
 }
 
 func (m *member) identity() topology.Identity {
