@@ -7,14 +7,18 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/v2/daemon/cluster/convert"
 	swarmapi "github.com/moby/swarmkit/v2/api"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/gantry-build/gantry/internal/fault"
 	"github.com/gantry-build/gantry/runner/cluster"
+	"github.com/gantry-build/gantry/runner/cluster/allocator"
 	gnetwork "github.com/gantry-build/gantry/runner/network"
 )
 
@@ -117,13 +121,55 @@ func (s *Swarm) createNetwork(ctx context.Context, req network.CreateRequest) (s
 	}
 	made, err := m.CreateNetwork(ctx, &swarmapi.CreateNetworkRequest{Spec: &spec})
 	switch err = fromManager(err); {
+	case errdefs.IsAlreadyExists(err) && req.Ingress:
+		return "", err // it names the ingress network that is there
 	case errdefs.IsAlreadyExists(err) || err != nil && strings.Contains(err.Error(), "name conflicts with an existing object"):
 		return "", fault.Conflict("network with name %s already exists", req.Name)
 	case err != nil:
 		return "", err
 	}
-	return made.Network.ID, nil
+	if err = untilAllocated(ctx, m, made.Network.ID); err == nil && req.Ingress {
+		err = giveNodesPlaces(ctx, m)
+	}
+	return made.Network.ID, err
 }
+
+// untilAllocated waits until a network has its addresses, so that the next one finds them taken.
+func untilAllocated(ctx context.Context, m cluster.Manager, id string) error {
+	for {
+		n, err := m.GetNetwork(ctx, &swarmapi.GetNetworkRequest{NetworkID: id})
+		if err != nil {
+			return fromManager(err)
+		}
+		if n.Network.DriverState != nil {
+			return nil
+		}
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-ctx.Done():
+			return fmt.Errorf("network %s is there, and has got no addresses: %w", id, ctx.Err())
+		}
+	}
+}
+
+// giveNodesPlaces has all nodes get an address in a new ingress network: SwarmKit looks whether a node lacks one when the node
+// changes (manager/allocator/network.go, doNodeAlloc), and a node without tasks would not.
+func giveNodesPlaces(ctx context.Context, m cluster.Manager) error {
+	all, err := m.ListNodes(ctx, &swarmapi.ListNodesRequest{})
+	if err != nil {
+		return fromManager(err)
+	}
+	for _, n := range all.Nodes {
+		req := &swarmapi.UpdateNodeRequest{NodeID: n.ID, NodeVersion: &n.Meta.Version, Spec: &n.Spec}
+		if _, err := m.UpdateNode(ctx, req); err != nil && status.Code(err) != codes.NotFound && !outOfSequence(err) {
+			return fromManager(err)
+		}
+	}
+	return nil
+}
+
+// outOfSequence says that someone else has changed the object meanwhile.
+func outOfSequence(err error) bool { return strings.Contains(err.Error(), "update out of sequence") }
 
 // overlayOptions are those that an overlay network has.
 var overlayOptions = []string{"com.docker.network.driver.mtu", "com.docker.network.driver.overlay.vxlanid_list"}
@@ -150,18 +196,44 @@ func (s *Swarm) checkNetwork(ctx context.Context, req network.CreateRequest) err
 			return fault.Invalid("unsupported option of an overlay network: %s", k)
 		}
 	}
-	if req.IPAM == nil {
-		return nil
+	return s.checkSubnets(ctx, req.IPAM)
+}
+
+// checkSubnets says whether the subnets that are asked for are free, or one for IPv4 is where none is asked for.
+func (s *Swarm) checkSubnets(ctx context.Context, asked *network.IPAM) error {
+	var config []network.IPAMConfig
+	if asked != nil {
+		config = asked.Config
 	}
-	for _, c := range req.IPAM.Config {
-		for _, other := range s.networks(ctx) {
-			for _, o := range other.IPAM.Config {
-				if c.Subnet.IsValid() && o.Subnet.IsValid() && c.Subnet.Overlaps(o.Subnet) {
+	var taken []netip.Prefix
+	for _, other := range s.networks(ctx) {
+		for _, o := range other.IPAM.Config {
+			if !o.Subnet.IsValid() {
+				continue
+			}
+			taken = append(taken, o.Subnet)
+			for _, c := range config {
+				if c.Subnet.IsValid() && c.Subnet.Overlaps(o.Subnet) {
 					return fault.Forbidden("invalid pool request: Pool overlaps with other one on this address space: %s of network %s",
 						o.Subnet, other.Name)
 				}
 			}
 		}
+	}
+	if slices.ContainsFunc(config, func(c network.IPAMConfig) bool { return c.Subnet.Addr().Is4() }) {
+		return nil
+	}
+	m, err := s.Cluster.Manager()
+	if err != nil {
+		return err
+	}
+	c, err := theCluster(ctx, m)
+	if err != nil {
+		return err
+	}
+	if err := allocator.HasRoom(c.DefaultAddressPool, c.SubnetSize, taken); err != nil {
+		return fault.Invalid("%v: give the network one that is free by --subnet, or the cluster more by swarm init "+
+			"--default-addr-pool", err)
 	}
 	return nil
 }

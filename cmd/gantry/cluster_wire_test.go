@@ -33,7 +33,7 @@ func (h *host) devices() (names []string) {
 func comeAndGo(m, w *host, service string) {
 	m.t.Helper()
 	m.run("service", "update", "-d", "-q", "--constraint-rm", "node.hostname==host1", service)
-	for i := range 4 {
+	for i := range faults(4, 17) {
 		m.run("service", "scale", "-d", service+"=12")
 		m.untilRuns(service, 12)
 		if i == 2 {

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -86,7 +87,7 @@ func (n *networks) configure(ctx context.Context, node *api.Node) error {
 // join makes a network here, unless it is. It waits until this node has a place in it.
 func (n *networks) join(ctx context.Context, of *api.Network) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, placeWait, fmt.Errorf("network %s: the cluster's managers have given this node no "+
-		"address in it", of.Spec.Annotations.Name))
+		"address in it; its subnet %s may be used up: make it anew with a larger one", of.Spec.Annotations.Name, subnetsOf(of)))
 	defer cancel()
 	for {
 		n.mu.Lock()
@@ -105,6 +106,16 @@ func (n *networks) join(ctx context.Context, of *api.Network) error {
 			return context.Cause(ctx)
 		}
 	}
+}
+
+func subnetsOf(n *api.Network) string {
+	var all []string
+	if n.IPAM != nil {
+		for _, c := range n.IPAM.Configs {
+			all = append(all, c.Subnet)
+		}
+	}
+	return strings.Join(all, " and ")
 }
 
 // firstWord is how long a network's first task waits for what managers tell of it.

@@ -132,7 +132,7 @@ func TestFullNetwork(t *testing.T) {
 }
 
 func TestSubnets(t *testing.T) {
-	a := fresh(t, &networkallocator.Config{DefaultAddrPool: []string{"10.20.0.0/16"}, SubnetSize: 24})
+	a := fresh(t, &networkallocator.Config{DefaultAddrPool: []string{"10.20.0.0/16", "10.20.0.0/16"}, SubnetSize: 24})
 	first, second := overlayNetwork(t, a, "a"), overlayNetwork(t, a, "b")
 	for want, n := range map[string]*api.Network{"10.20.0.0/24": first, "10.20.1.0/24": second} {
 		if got := n.IPAM.Configs[0].Subnet; got != want {

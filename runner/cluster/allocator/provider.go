@@ -4,6 +4,7 @@
 package allocator
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -63,23 +64,40 @@ func (Provider) NewAllocator(c *networkallocator.Config) (networkallocator.Netwo
 	if c == nil {
 		return a, nil
 	}
-	size := defaults[0].Size
-	if c.SubnetSize > 0 {
-		size = int(c.SubnetSize)
-	}
-	var asked []ipam.Range
-	for _, p := range c.DefaultAddrPool {
-		base, err := netip.ParsePrefix(p)
-		if err != nil {
-			return nil, status.Errorf(codes.InvalidArgument, "address pool %q: %v", p, err)
-		}
-		asked = append(asked, ipam.Range{Base: base, Size: size})
-	}
-	if err := ipam.CheckRanges(asked); err != nil {
+	var err error
+	if a.ranges, err = ranges(c.DefaultAddrPool, c.SubnetSize); err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	if len(asked) > 0 {
-		a.ranges = asked
-	}
 	return a, nil
+}
+
+// ranges are from which subnets are chosen, by a cluster's pools and size of a subnet; those that are there without any. SwarmKit's
+// first manager names the same pools twice, as its own and as the cluster's (manager/manager.go, becomeLeader).
+func ranges(pools []string, subnetSize uint32) (all []ipam.Range, err error) {
+	size := defaults[0].Size
+	if subnetSize > 0 {
+		size = int(subnetSize)
+	}
+	for _, p := range pools {
+		base, err := netip.ParsePrefix(p)
+		if err != nil {
+			return nil, fmt.Errorf("address pool %q: %w", p, err)
+		}
+		if r := (ipam.Range{Base: base, Size: size}); !slices.Contains(all, r) {
+			all = append(all, r)
+		}
+	}
+	if len(all) == 0 {
+		return defaults, nil
+	}
+	return all, ipam.CheckRanges(all)
+}
+
+// HasRoom tells by its error whether a cluster's pools have a subnet beside those that are taken.
+func HasRoom(pools []string, subnetSize uint32, taken []netip.Prefix) error {
+	all, err := ranges(pools, subnetSize)
+	if err == nil {
+		_, err = ipam.Choose(all, taken)
+	}
+	return err
 }
