@@ -13,24 +13,28 @@ import (
 	"time"
 )
 
-// host is a machine of a test's: a network namespace with a daemon of its own.
+// seat is a machine's place in a network of a test's: a network namespace with an address.
+type seat struct{ name, ip, netns string }
+
+// enter is before a command that is to run on the machine.
+func (s seat) enter() []string {
+	return []string{"nsenter", "--net=/run/netns/" + s.netns, "unshare", "--uts", "sh", "-c", `hostname "$0" && exec "$@"`, s.name}
+}
+
+// host is a machine of a test's with a daemon of its own.
 type host struct {
 	*gantry
-	name, ip, netns string
-	daemon          *exec.Cmd
-	log             string
+	seat
+	daemon *exec.Cmd
+	log    string
 }
 
 // lans counts the networks of hosts.
 var lans atomic.Int32
 
-// newHosts makes machines that reach each other, and their daemons. Tests that have their own run beside each other: they wait
-// more than they work.
-func newHosts(t testing.TB, n int) (all []*host) {
+// newSeats makes places in one network.
+func newSeats(t testing.TB, n int) (all []seat) {
 	t.Helper()
-	if test, ok := t.(*testing.T); ok {
-		test.Parallel()
-	}
 	mark := fmt.Sprintf("gc%04x%d", os.Getpid()&0xffff, lans.Add(1))
 	ip := func(args ...string) {
 		t.Helper()
@@ -44,17 +48,30 @@ func newHosts(t testing.TB, n int) (all []*host) {
 	ip("-n", lan, "link", "add", "br0", "type", "bridge")
 	ip("-n", lan, "link", "set", "br0", "up")
 	for i := range n {
-		h := &host{name: fmt.Sprintf("host%d", i+1), ip: fmt.Sprintf("10.77.0.%d", i+1), netns: fmt.Sprintf("%s-%d", mark, i+1)}
-		ip("netns", "add", h.netns)
-		t.Cleanup(func() { ip("netns", "del", h.netns) })
-		ip("-n", h.netns, "link", "set", "lo", "up")
-		ip("link", "add", "eth0", "netns", h.netns, "type", "veth", "peer", "name", fmt.Sprint("p", i+1), "netns", lan)
+		s := seat{name: fmt.Sprintf("host%d", i+1), ip: fmt.Sprintf("10.77.0.%d", i+1), netns: fmt.Sprintf("%s-%d", mark, i+1)}
+		ip("netns", "add", s.netns)
+		t.Cleanup(func() { ip("netns", "del", s.netns) })
+		ip("-n", s.netns, "link", "set", "lo", "up")
+		ip("link", "add", "eth0", "netns", s.netns, "type", "veth", "peer", "name", fmt.Sprint("p", i+1), "netns", lan)
 		ip("-n", lan, "link", "set", fmt.Sprint("p", i+1), "master", "br0", "up")
-		ip("-n", h.netns, "addr", "add", h.ip+"/24", "dev", "eth0")
-		ip("-n", h.netns, "link", "set", "eth0", "up")
-		h.gantry = newGantry(t)
+		ip("-n", s.netns, "addr", "add", s.ip+"/24", "dev", "eth0")
+		ip("-n", s.netns, "link", "set", "eth0", "up")
+		all = append(all, s)
+	}
+	return all
+}
+
+// newHosts makes machines that reach each other, and their daemons. Tests that have their own run beside each other: they wait
+// more than they work.
+func newHosts(t testing.TB, n int) (all []*host) {
+	t.Helper()
+	if test, ok := t.(*testing.T); ok {
+		test.Parallel()
+	}
+	for _, s := range newSeats(t, n) {
+		h := &host{gantry: newGantry(t), seat: s}
 		t.Cleanup(func() { h.output("swarm", "leave", "--force") }) // else the cluster makes containers anew that the end removes
-		h.within = []string{"nsenter", "--net=/run/netns/" + h.netns, "unshare", "--uts", "sh", "-c", `hostname "$0" && exec "$@"`, h.name}
+		h.within = s.enter()
 		h.log = filepath.Join(h.root, "daemon.log")
 		h.start()
 		all = append(all, h)

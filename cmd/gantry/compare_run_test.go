@@ -247,16 +247,16 @@ func must(out []byte, err error) []byte {
 
 // dockerEngine is Debian's docker.io, and the process IDs of its daemons.
 func dockerEngine(b *testing.B) (cliEngine, []int) {
-	e := startDocker(b)
+	socket := startDocker(b, alone)
 	root, err := filepath.Abs("../../.cache/peers/docker.io")
 	if err != nil {
 		b.Fatal(err)
 	}
 	var daemons []int
-	for _, p := range processesOf(b, filepath.Dir(e.socket)) {
+	for _, p := range processesOf(b, filepath.Dir(socket)) {
 		daemons = append(daemons, p.pid)
 	}
-	return cliEngine{b: b, name: "docker.io", command: []string{root + "/usr/bin/docker", "-H", "unix://" + e.socket}, pid: daemons[0]},
+	return cliEngine{b: b, name: "docker.io", command: []string{root + "/usr/bin/docker", "-H", "unix://" + socket}, pid: daemons[0]},
 		daemons
 }
 
