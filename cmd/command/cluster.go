@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -31,18 +32,31 @@ import (
 	"github.com/gantry-build/gantry/cache"
 	"github.com/gantry-build/gantry/cmd/thin"
 	"github.com/gantry-build/gantry/qemu"
+	"github.com/gantry-build/gantry/registry/peer"
 	"github.com/gantry-build/gantry/runner/cluster"
 	"github.com/gantry-build/gantry/runner/cluster/placement"
 )
 
 // openCluster takes up this machine's membership of a cluster, if it has one.
 func (d *daemon) openCluster() error {
+	blobs := d.store.Client.ContentStore()
 	d.cluster = cluster.New(cluster.Options{
 		Root: filepath.Join(d.at.Root(), "cluster"), State: filepath.Join(d.at.State(), "cluster"), Runner: d.runner, Network: d.network,
 		Describe: d.describe, Pull: d.pullForTask, Log: d.log,
+		Blobs: &peer.Server{Content: blobs, Find: d.mover.Layer, Log: d.log},
 	})
+	d.mover.Peers = &peer.Client{Content: blobs, Nodes: d.members, HTTP: &http.Client{Transport: d.cluster.Transport()}, Log: d.log}
 	d.closers = append(d.closers, d.cluster.Close)
 	return d.cluster.Resume()
+}
+
+// members are the other nodes, as those who ask for blobs know them.
+func (d *daemon) members(ctx context.Context) (all []peer.Node, err error) {
+	found, err := d.cluster.Members(ctx)
+	for _, m := range found {
+		all = append(all, peer.Node{ID: m.ID, Name: m.Name})
+	}
+	return all, err
 }
 
 // nativeVariable has a machine say that it runs other platforms natively than it does, for tests of mixed clusters.

@@ -94,6 +94,27 @@ func Gzip(ctx context.Context, cs content.Ingester, src Source) (_ ocispec.Descr
 	return desc, nil
 }
 
+// Plain writes src's bytes as they are to cs, if they are those that d describes. The caller's context holds a lease that keeps the
+// blob.
+func Plain(ctx context.Context, cs content.Ingester, src Source, d ocispec.Descriptor) error {
+	w, err := content.OpenWriter(ctx, cs, content.WithRef("layer-"+identity.NewID()), content.WithDescriptor(d))
+	if errdefs.IsAlreadyExists(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	if err := src(ctx, w); err != nil {
+		return err
+	}
+	labels := content.WithLabels(map[string]string{labels.LabelUncompressed: d.Digest.String()})
+	if err := w.Commit(ctx, d.Size, d.Digest, labels); err != nil && !errdefs.IsAlreadyExists(err) {
+		return fmt.Errorf("the files of layer %s: %w", d.Digest, err)
+	}
+	return nil
+}
+
 // DiffID returns the digest of the uncompressed layer, which a descriptor made here carries.
 func DiffID(d ocispec.Descriptor) digest.Digest {
 	return digest.Digest(d.Annotations[labels.LabelUncompressed])

@@ -105,24 +105,32 @@ func (m *Mover) fillManifest(ctx context.Context, d ocispec.Descriptor) (ocispec
 	return blob.Write(ctx, m.content(), d, mf, append([]ocispec.Descriptor{mf.Config}, mf.Layers...)...)
 }
 
+func chainID(diffIDs []digest.Digest) string { return ociidentity.ChainID(diffIDs).String() }
+
+// source is the last layer of a chain, from the chain's snapshots, which are held until release.
+func (m *Mover) source(ctx context.Context, diffIDs []digest.Digest) (_ layer.Source, release func(), err error) {
+	sn := m.Store.Client.SnapshotService(cache.Snapshotter)
+	upper, release, err := view(ctx, sn, chainID(diffIDs))
+	n := len(diffIDs)
+	if err != nil || n == 1 {
+		return layer.Diff(nil, upper), release, err
+	}
+	lower, releaseLower, err := view(ctx, sn, chainID(diffIDs[:n-1]))
+	if err != nil {
+		release()
+		return nil, nil, err
+	}
+	return layer.Diff(lower, upper), func() { release(); releaseLower() }, nil
+}
+
 // compress makes the blob of the last layer of a chain from the chain's snapshots.
 func (m *Mover) compress(ctx context.Context, diffIDs []digest.Digest) (ocispec.Descriptor, error) {
-	sn := m.Store.Client.SnapshotService(cache.Snapshotter)
-	var lower []mount.Mount
-	if n := len(diffIDs); n > 1 {
-		mounts, release, err := view(ctx, sn, ociidentity.ChainID(diffIDs[:n-1]).String())
-		if err != nil {
-			return ocispec.Descriptor{}, err
-		}
-		defer release()
-		lower = mounts
-	}
-	upper, release, err := view(ctx, sn, ociidentity.ChainID(diffIDs).String())
+	source, release, err := m.source(ctx, diffIDs)
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
 	defer release()
-	desc, err := layer.Gzip(ctx, m.content(), layer.Diff(lower, upper))
+	desc, err := layer.Gzip(ctx, m.content(), source)
 	if err != nil {
 		return desc, err
 	}

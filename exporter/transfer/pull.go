@@ -17,7 +17,8 @@ import (
 
 // Pull fetches one platform of the image with the full name name (this machine's when p is nil),
 // records it, and unpacks it. Platforms of the same index that are here already stay. It returns what the
-// registry has, and whether it is another image than the name had here.
+// registry has, and whether it is another image than the name had here. What is named by its digest comes from Peers as far as they
+// have it, and from the registry otherwise.
 func (m *Mover) Pull(
 	ctx context.Context, name string, p *ocispec.Platform, c Credentials, told Progress,
 ) (target ocispec.Descriptor, newer bool, err error) {
@@ -39,11 +40,12 @@ func (m *Mover) Pull(
 	if err != nil && !errdefs.IsNotFound(err) {
 		return target, false, err
 	}
+	resolver, first := m.peers(name, m.resolver(c))
 	w := watch(ctx, told, arriving(m.Store.Client.ContentStore(), time.Now()))
 	img, err := m.Store.Client.Fetch(ctx, name,
-		client.WithResolver(m.resolver(c)),
+		client.WithResolver(resolver),
 		client.WithPlatformMatcher(match),
-		client.WithImageHandler(w.handler("Pulling fs layer")),
+		client.WithImageHandler(images.Handlers(append([]images.Handler{w.handler("Pulling fs layer")}, first...)...)),
 		client.WithImageHandlerWrapper(func(h images.Handler) images.Handler { return m.fits(name, h) }),
 	)
 	w.stop()

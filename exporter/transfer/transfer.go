@@ -22,6 +22,7 @@ type Credentials struct {
 type Mover struct {
 	Store *cache.Store
 	Hosts docker.RegistryHosts // how to reach a registry
+	Peers Peers                // other machines that are asked before a registry; nil where there are none
 }
 
 // resolver authenticates as c at the hosts that trust names.

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net/http"
 	"os"
 	"path/filepath"
 	"sync"
@@ -24,6 +25,7 @@ import (
 	"github.com/gantry-build/gantry/internal/fault"
 	"github.com/gantry-build/gantry/internal/state"
 	"github.com/gantry-build/gantry/runner"
+	"github.com/gantry-build/gantry/runner/cluster/allocator"
 	"github.com/gantry-build/gantry/runner/cluster/executor"
 	"github.com/gantry-build/gantry/runner/network"
 )
@@ -59,6 +61,7 @@ type Options struct {
 	Network  *network.Host // nil where no task runs
 	Describe func() *api.NodeDescription
 	Pull     func(ctx context.Context, image, auth string, p *ocispec.Platform) error
+	Blobs    http.Handler // what other nodes are answered beside the cluster's own; nil: nothing
 	Log      *slog.Logger
 }
 
@@ -174,6 +177,9 @@ func (c *Cluster) current() *member {
 
 // Init makes a new cluster, of which this node is the first manager, and returns the node's ID.
 func (c *Cluster) Init(ctx context.Context, want Init) (string, error) {
+	if err := allocator.HasRoom(want.Pools, want.SubnetSize, nil); err != nil {
+		return "", fault.Invalid("%v", err)
+	}
 	c.changing.Lock()
 	defer c.changing.Unlock()
 	s := start{Config: want.Config, forceNew: want.ForceNew, autoLock: want.AutoLock, availability: want.Availability}

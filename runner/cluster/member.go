@@ -74,6 +74,7 @@ type member struct {
 
 	claims *claims
 	hub    atomic.Pointer[topology.Hub] // while this node is a manager
+	others others
 
 	ctx  context.Context // ends with end
 	stop context.CancelFunc
@@ -149,6 +150,7 @@ func (m *member) live() error {
 	watching.Go(func() { m.watchReady(ctx, n) })
 	watching.Go(func() { m.watchControl(ctx, n) })
 	watching.Go(func() { m.follow(ctx, n) })
+	watching.Go(func() { m.serve(ctx, n) })
 	watching.Go(func() { m.nets.check(ctx) })
 	watching.Go(func() {
 		<-ctx.Done()
@@ -238,7 +240,6 @@ func (m *member) watchControl(ctx context.Context, n *node.Node) {
 		m.hub.Store(hub)
 		telling.Go(func() { m.publish(managing, conn) })
 		telling.Go(func() { hub.Run(managing, conn, m.c.o.Log) })
-		telling.Go(func() { m.serveTopology(managing, hub) })
 	}
 }
 

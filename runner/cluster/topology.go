@@ -60,16 +60,21 @@ func (m *member) identity() topology.Identity {
 	}
 }
 
-// serveTopology tells nodes what is on the cluster's networks, where this manager is reached.
-func (m *member) serveTopology(ctx context.Context, hub *topology.Hub) {
+// serve answers other nodes where this one is reached: with what is on the cluster's networks when it is a manager, and with blobs.
+func (m *member) serve(ctx context.Context, n *node.Node) {
+	select {
+	case <-n.Ready():
+	case <-ctx.Done():
+		return
+	}
 	host, _, err := net.SplitHostPort(m.start.Listen)
 	if err != nil {
 		host = ""
 	}
 	address := net.JoinHostPort(host, strconv.Itoa(topology.ListenPort))
 	for ctx.Err() == nil {
-		if err := topology.Serve(ctx, address, hub, m.identity(), m.c.o.Log); err != nil && ctx.Err() == nil {
-			m.c.o.Log.Warn("other nodes are not told what is on the cluster's networks", "address", address, "error", err)
+		if err := topology.Serve(ctx, address, m.hub.Load, m.c.o.Blobs, m.identity(), m.c.o.Log); err != nil && ctx.Err() == nil {
+			m.c.o.Log.Warn("other nodes are not answered", "address", address, "error", err)
 		}
 		select {
 		case <-ctx.Done():
@@ -85,13 +90,15 @@ func (m *member) follow(ctx context.Context, n *node.Node) {
 	case <-ctx.Done():
 		return
 	}
-	managers := func() (all []string) {
-		for _, p := range n.Remotes() {
-			if host, _, err := net.SplitHostPort(p.Addr); err == nil {
-				all = append(all, net.JoinHostPort(host, strconv.Itoa(topology.ListenPort)))
-			}
+	topology.Follow(ctx, n.NodeID(), m.hub.Load, func() []string { return managers(n) }, m.identity(), m.nets.learn, m.c.o.Log)
+}
+
+// managers are where a node may ask managers, each HOST:PORT.
+func managers(n *node.Node) (all []string) {
+	for _, p := range n.Remotes() {
+		if host, _, err := net.SplitHostPort(p.Addr); err == nil {
+			all = append(all, net.JoinHostPort(host, strconv.Itoa(topology.ListenPort)))
 		}
-		return all
 	}
-	topology.Follow(ctx, n.NodeID(), m.hub.Load, managers, m.identity(), m.nets.learn, m.c.o.Log)
+	return all
 }

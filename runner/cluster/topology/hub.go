@@ -67,7 +67,8 @@ type Hub struct {
 	known    bool
 	networks map[string]string   // as JSON
 	needs    map[string][]string // of nodes, by their IDs
-	turn     chan struct{}       // closed at the next change
+	members  []Member
+	turn     chan struct{} // closed at the next change
 }
 
 // Run keeps the hub up to date by a manager's control connection, until ctx or the connection ends.
@@ -195,7 +196,7 @@ func (h *Hub) publish(s *store) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	same := h.known && maps.Equal(h.networks, networks) && maps.EqualFunc(h.needs, needs, equal)
-	h.known, h.networks, h.needs = true, networks, needs
+	h.known, h.networks, h.needs, h.members = true, networks, needs, members(s)
 	if !same && h.turn != nil {
 		close(h.turn)
 		h.turn = nil

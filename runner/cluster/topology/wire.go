@@ -19,11 +19,12 @@ import (
 	"github.com/moby/swarmkit/v2/ca"
 )
 
-// ListenPort is where managers tell nodes about networks, TCP. With Docker it is gossip's.
+// ListenPort is where nodes talk to each other, TCP: managers tell of networks, and all give each other blobs. With Docker it is
+// gossip's.
 const ListenPort = 7946
 
 const (
-	path, clockPath = "/v1/topology", "/v1/clock"
+	path, clockPath, membersPath = "/v1/topology", "/v1/clock", "/v1/members"
 	// pulse is how often a node hears of its manager, and patience how long it waits for that.
 	pulse, patience = 3 * time.Second, 10 * time.Second
 	// retry is how long a node waits between two managers, at most.
@@ -71,8 +72,9 @@ func (i Identity) config() (*tls.Config, error) {
 	}, nil
 }
 
-// Serve tells the cluster's nodes what the hub knows, at an address, until ctx ends.
-func Serve(ctx context.Context, address string, hub *Hub, id Identity, log *slog.Logger) error {
+// Serve answers the cluster's nodes, and nobody else, at an address, until ctx ends: with what the hub knows while hub returns one, as
+// it does on a manager, and with what others, which may be nil, has.
+func Serve(ctx context.Context, address string, hub func() *Hub, others http.Handler, id Identity, log *slog.Logger) error {
 	l, err := net.Listen("tcp", address)
 	if err != nil {
 		return err
@@ -81,23 +83,9 @@ func Serve(ctx context.Context, address string, hub *Hub, id Identity, log *slog
 		MinVersion:         tls.VersionTLS13,
 		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return id.config() },
 	}
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET "+path, func(w http.ResponseWriter, r *http.Request) {
-		node := r.TLS.PeerCertificates[0].Subject.CommonName
-		flush, out := http.NewResponseController(w), json.NewEncoder(w)
-		err := hub.tell(r.Context(), node, pulse, func(m message) error {
-			if err := flush.SetWriteDeadline(time.Now().Add(patience)); err != nil {
-				return err
-			}
-			return errors.Join(out.Encode(m), flush.Flush())
-		})
-		log.Debug("a node follows no more", "node", node, "reason", err)
-	})
-	mux.HandleFunc("GET "+clockPath, func(w http.ResponseWriter, _ *http.Request) {
-		_, _ = io.WriteString(w, time.Now().UTC().Format(time.RFC3339Nano))
-	})
 	server := &http.Server{
-		Handler: mux, TLSConfig: config, ReadHeaderTimeout: patience, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		Handler: handler(hub, others, log), TLSConfig: config, ReadHeaderTimeout: patience,
+		ErrorLog:    slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 		BaseContext: func(net.Listener) context.Context { return ctx },
 	}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
@@ -106,6 +94,46 @@ func Serve(ctx context.Context, address string, hub *Hub, id Identity, log *slog
 		return err
 	}
 	return nil
+}
+
+var errNoManager = errors.New("this node is no manager")
+
+func handler(hub func() *Hub, others http.Handler, log *slog.Logger) http.Handler {
+	mux := http.NewServeMux()
+	asManager := func(pattern string, f func(h *Hub, w http.ResponseWriter, r *http.Request)) {
+		mux.HandleFunc("GET "+pattern, func(w http.ResponseWriter, r *http.Request) {
+			if h := hub(); h != nil {
+				f(h, w, r)
+				return
+			}
+			http.Error(w, errNoManager.Error(), http.StatusServiceUnavailable)
+		})
+	}
+	asManager(path, func(h *Hub, w http.ResponseWriter, r *http.Request) {
+		node := r.TLS.PeerCertificates[0].Subject.CommonName
+		flush, out := http.NewResponseController(w), json.NewEncoder(w)
+		err := h.tell(r.Context(), node, pulse, func(m message) error {
+			if hub() != h {
+				return errNoManager
+			}
+			if err := flush.SetWriteDeadline(time.Now().Add(patience)); err != nil {
+				return err
+			}
+			return errors.Join(out.Encode(m), flush.Flush())
+		})
+		log.Debug("a node follows no more", "node", node, "reason", err)
+	})
+	asManager(clockPath, func(_ *Hub, w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, time.Now().UTC().Format(time.RFC3339Nano))
+	})
+	asManager(membersPath, func(h *Hub, w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(h.Members())
+	})
+	if others != nil {
+		mux.Handle("/", others)
+	}
+	return mux
 }
 
 // Update is what a node is told.
@@ -159,7 +187,7 @@ func Follow(ctx context.Context, node string, own func() *Hub, managers func() [
 func followOwn(ctx context.Context, node string, own func() *Hub, hub *Hub, learn func(Update) error) error {
 	return hub.tell(ctx, node, pulse, func(m message) error {
 		if own() != hub {
-			return errors.New("this node is no manager any more")
+			return errNoManager
 		}
 		u, err := m.update()
 		if err != nil {

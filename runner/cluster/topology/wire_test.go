@@ -85,7 +85,8 @@ func TestFollow(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	served := make(chan error, 1)
 	go func() {
-		served <- Serve(ctx, address, hub, ours.identity("m", "swarm-manager", "c"), slog.New(slog.DiscardHandler))
+		id := ours.identity("m", "swarm-manager", "c")
+		served <- Serve(ctx, address, func() *Hub { return hub }, nil, id, slog.New(slog.DiscardHandler))
 	}()
 
 	overlay := func(id string) *api.Network { return &api.Network{ID: id, DriverState: &api.Driver{Name: "overlay"}} }
@@ -147,7 +148,9 @@ func serve(t *testing.T, id Identity) string {
 	l.Close()
 	hub := &Hub{}
 	hub.publish(newStore())
-	go func() { _ = Serve(t.Context(), l.Addr().String(), hub, id, slog.New(slog.DiscardHandler)) }()
+	go func() {
+		_ = Serve(t.Context(), l.Addr().String(), func() *Hub { return hub }, nil, id, slog.New(slog.DiscardHandler))
+	}()
 	for {
 		c, err := net.Dial("tcp", l.Addr().String())
 		if err == nil {

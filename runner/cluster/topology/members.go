@@ -1,0 +1,110 @@
+package topology
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/moby/swarmkit/v2/api"
+)
+
+// Member is a node that is ready.
+type Member struct {
+	ID, Name string
+	At       string // HOST:PORT, where it talks to other nodes
+}
+
+// Members are the nodes that are ready, managers first; none as long as nothing is known.
+func (h *Hub) Members() []Member {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.members
+}
+
+func members(s *store) (all []Member) {
+	managers := map[string]bool{}
+	for _, n := range s.nodes {
+		at := controlOf(n)
+		if n.Status.State != api.NodeStatus_READY || at == "" {
+			continue
+		}
+		managers[n.ID] = n.ManagerStatus != nil
+		all = append(all, Member{n.ID, nodeName(n), net.JoinHostPort(at, strconv.Itoa(ListenPort))})
+	}
+	slices.SortFunc(all, func(a, b Member) int {
+		if managers[a.ID] != managers[b.ID] {
+			if managers[a.ID] {
+				return -1
+			}
+			return 1
+		}
+		return strings.Compare(a.ID, b.ID)
+	})
+	return all
+}
+
+// controlOf is the host by which other nodes reach a node itself: a manager tells it, and managers see it of the others.
+func controlOf(n *api.Node) string {
+	if n.ManagerStatus != nil {
+		if host, _, err := net.SplitHostPort(n.ManagerStatus.Addr); err == nil && host != "" {
+			return host
+		}
+	}
+	return n.Status.Addr
+}
+
+// AskMembers asks managers, each HOST:PORT, one after the other for the nodes that are ready.
+func AskMembers(ctx context.Context, managers []string, id Identity) (all []Member, err error) {
+	err = errors.New("no manager is known")
+	for _, m := range managers {
+		if all, err = askMembers(ctx, m, id); err == nil {
+			return all, nil
+		}
+	}
+	return nil, err
+}
+
+func askMembers(ctx context.Context, manager string, id Identity) (all []Member, err error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	res, err := ask(ctx, manager, membersPath, id)
+	if err != nil {
+		return nil, err
+	}
+	defer res.Body.Close()
+	return all, json.NewDecoder(res.Body).Decode(&all)
+}
+
+// answerWithin is how long a node may take for the beginning of an answer.
+const answerWithin = 10 * time.Second
+
+// Transport reaches the node of an ID at https://ID/, and no other: by mutual TLS, at the address that find returns.
+func Transport(id Identity, find func(ctx context.Context, node string) (address string, err error)) *http.Transport {
+	return &http.Transport{
+		MaxIdleConnsPerHost: 4, IdleConnTimeout: 30 * time.Second, ResponseHeaderTimeout: answerWithin, DisableCompression: true,
+		DialTLSContext: func(ctx context.Context, network, host string) (net.Conn, error) {
+			node, _, err := net.SplitHostPort(host)
+			if err != nil {
+				return nil, err
+			}
+			at, err := find(ctx, node)
+			if err != nil {
+				return nil, fmt.Errorf("node %s: %w", node, err)
+			}
+			config, err := id.config()
+			if err != nil {
+				return nil, err
+			}
+			config.ServerName = node
+			return (&tls.Dialer{Config: config}).DialContext(ctx, network, at)
+		},
+	}
+}
