@@ -21,6 +21,8 @@ type Images struct {
 	Store *cache.Store
 	Mover *transfer.Mover
 	Login func(ctx context.Context, host string, c transfer.Credentials) error
+	// Find tells what an image's full name means for the cluster, and for which platforms it is.
+	Find func(ctx context.Context, name string, c transfer.Credentials) (ocispec.Descriptor, []ocispec.Platform, error)
 	// Records are those of all containers, which hold images.
 	Records func() []runner.Record
 	// Publish makes an event known.

@@ -251,13 +251,13 @@ func (i *Images) tagsOf(ctx context.Context, repository reference.Named) (names 
 	return names, err
 }
 
-// distribution answers GET /distribution/{name}/json: what a registry has under a name.
+// distribution answers GET /distribution/{name}/json: what a registry has under a name, or this machine where it is for the cluster.
 func (i *Images) distribution(w http.ResponseWriter, r *http.Request, name string) error {
 	full, err := fullName(name, "")
 	if err != nil {
 		return err
 	}
-	desc, platforms, err := i.Mover.Inspect(r.Context(), full, credentials(r))
+	desc, platforms, err := i.Find(r.Context(), full, credentials(r))
 	if err != nil {
 		return err
 	}

@@ -12,7 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
 	"github.com/docker/cli/opts"
 	"github.com/moby/swarmkit/v2/api"
@@ -31,6 +30,7 @@ import (
 	engine "github.com/gantry-build/gantry/api"
 	"github.com/gantry-build/gantry/cache"
 	"github.com/gantry-build/gantry/cmd/thin"
+	"github.com/gantry-build/gantry/exporter/transfer"
 	"github.com/gantry-build/gantry/qemu"
 	"github.com/gantry-build/gantry/registry/peer"
 	"github.com/gantry-build/gantry/runner/cluster"
@@ -139,23 +139,37 @@ func (d *daemon) pullForTask(ctx context.Context, image, auth string, p *ocispec
 // askTimeout is how long a registry may take to say what an image is: the user waits for the service.
 const askTimeout = 5 * time.Second
 
-// imagePlatforms are those of an image in its registry, or here if it is not there.
+// imagePlatforms are those for which an image is.
 func (d *daemon) imagePlatforms(ctx context.Context, image, auth string) ([]ocispec.Platform, error) {
 	name, err := fullName(image)
 	if err != nil {
 		return nil, err
 	}
-	asking, cancel := context.WithTimeout(ctx, askTimeout)
-	defer cancel()
-	_, all, err := d.mover.Inspect(asking, name, engine.Credentials(auth))
-	if err == nil {
-		return all, nil
+	_, all, err := d.findImage(ctx, name, engine.Credentials(auth))
+	return all, err
+}
+
+// findImage tells what an image's name means: what its registry has. On a node of a cluster it is what is here when that was made
+// here and is in no registry that gantry knows of, when the registry can't be asked, or when it is named by its digest: other nodes
+// get it from this one.
+func (d *daemon) findImage(ctx context.Context, name string, c transfer.Credentials) (ocispec.Descriptor, []ocispec.Platform, error) {
+	if d.cluster.Status().State == cluster.Inactive {
+		return d.mover.Inspect(ctx, name, c)
 	}
-	here, lerr := d.mover.Platforms(ctx, name)
-	if errdefs.IsNotFound(lerr) {
-		return nil, err
+	here, err := d.store.Lookup(ctx, name)
+	found := err == nil
+	own := found && (here.Labels[cache.LabelRegistry] == "" || strings.Contains(name, "@"))
+	if !own {
+		asking, cancel := context.WithTimeout(ctx, askTimeout)
+		defer cancel()
+		desc, all, err := d.mover.Inspect(asking, name, c)
+		if err == nil || !found {
+			return desc, all, err
+		}
+		d.log.Info("an image's registry can't be asked, and what is here is taken", "image", name, "error", err)
 	}
-	return here, lerr
+	all, err := d.mover.Platforms(ctx, name)
+	return here.Target, all, err
 }
 
 // extendService adds to the Docker CLI's service commands what is gantry's own.

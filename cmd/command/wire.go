@@ -289,7 +289,7 @@ func (d *daemon) closeNetwork() {
 
 func (d *daemon) listen() error {
 	images := &api.Images{
-		Store: d.store, Mover: d.mover, Login: d.mover.Login, Records: d.runner.List, Publish: d.runner.Publish,
+		Store: d.store, Mover: d.mover, Login: d.mover.Login, Find: d.findImage, Records: d.runner.List, Publish: d.runner.Publish,
 		Containers: d.runner, Change: frontend.Change,
 	}
 	build := api.NewBuild(d.solver.Sessions, d.solver.Server)

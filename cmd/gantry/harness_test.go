@@ -98,7 +98,7 @@ func (g *gantry) remove() {
 		g.t.Errorf("daemon stop: %v\n%s", err, stderr)
 	}
 	if g.t.Failed() {
-		g.t.Logf("daemon.log:\n%s", tail(string(log), 40))
+		g.t.Logf("daemon.log:\n%s", tail(untilCrash(string(log)), 40))
 	}
 	if left := mountsBelow(g.root); len(left) > 0 {
 		g.t.Errorf("mounts are left behind: %v", left)
@@ -144,6 +144,17 @@ func devicesOf(t testing.TB, root string) (left []string) {
 		}
 	}
 	return left
+}
+
+// untilCrash is a daemon's log up to the goroutine in which it has crashed, if it has.
+func untilCrash(log string) string {
+	for _, begin := range []string{"\npanic: ", "\nfatal error: ", "\nunexpected fault address"} {
+		if at := strings.Index(log, begin); at >= 0 {
+			lines := strings.SplitAfterN(log[at+1:], "\n", 30)
+			return log[:at+1] + strings.Join(lines[:len(lines)-1], "")
+		}
+	}
+	return log
 }
 
 func tail(s string, n int) string {

@@ -202,7 +202,7 @@ func (m *Mover) saved(ctx context.Context, record images.Image, only []ocispec.P
 // Platforms are those of a local image that are here.
 func (m *Mover) Platforms(ctx context.Context, name string) ([]ocispec.Platform, error) {
 	ctx = cache.WithNamespace(ctx)
-	record, err := m.Store.Client.ImageService().Get(ctx, name)
+	record, err := m.Store.Lookup(ctx, name)
 	if err != nil {
 		return nil, err
 	}

@@ -110,17 +110,17 @@ func chainID(diffIDs []digest.Digest) string { return ociidentity.ChainID(diffID
 // source is the last layer of a chain, from the chain's snapshots, which are held until release.
 func (m *Mover) source(ctx context.Context, diffIDs []digest.Digest) (_ layer.Source, release func(), err error) {
 	sn := m.Store.Client.SnapshotService(cache.Snapshotter)
-	upper, release, err := view(ctx, sn, chainID(diffIDs))
+	upper, releaseUpper, err := view(ctx, sn, chainID(diffIDs))
 	n := len(diffIDs)
 	if err != nil || n == 1 {
-		return layer.Diff(nil, upper), release, err
+		return layer.Diff(nil, upper), releaseUpper, err
 	}
 	lower, releaseLower, err := view(ctx, sn, chainID(diffIDs[:n-1]))
 	if err != nil {
-		release()
+		releaseUpper()
 		return nil, nil, err
 	}
-	return layer.Diff(lower, upper), func() { release(); releaseLower() }, nil
+	return layer.Diff(lower, upper), func() { releaseLower(); releaseUpper() }, nil
 }
 
 // compress makes the blob of the last layer of a chain from the chain's snapshots.

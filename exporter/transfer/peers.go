@@ -2,7 +2,7 @@ package transfer
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -35,17 +35,18 @@ type peered struct {
 	remotes.Resolver
 	m *Mover
 
-	mu sync.Mutex
-	of map[digest.Digest]digest.Digest // the manifests of configs and layers
+	mu     sync.Mutex
+	of     map[digest.Digest]digest.Digest // the manifests of configs and layers
+	failed error                           // what peers had, and could not give
 }
 
-// peers returns a resolver and a handler that ask other machines first where the image is named by a digest; r and none otherwise.
-func (m *Mover) peers(name string, r remotes.Resolver) (remotes.Resolver, []images.Handler) {
-	if m.Peers == nil || digestOf(name) == "" {
-		return r, nil
+// peered returns a resolver that asks other machines first where the image is named by a digest; without peers it is r.
+func (m *Mover) peered(name string, r remotes.Resolver) *peered {
+	p := &peered{Resolver: r, of: map[digest.Digest]digest.Digest{}}
+	if digestOf(name) != "" && m.Peers != nil {
+		p.m = m
 	}
-	p := &peered{Resolver: r, m: m, of: map[digest.Digest]digest.Digest{}}
-	return p, []images.Handler{images.HandlerFunc(p.bring)}
+	return p
 }
 
 // digestOf is the digest in an image's name, or "".
@@ -62,23 +63,35 @@ func digestOf(name string) digest.Digest {
 
 // Resolve implements remotes.Resolver.
 func (p *peered) Resolve(ctx context.Context, ref string) (string, ocispec.Descriptor, error) {
+	if p.m == nil {
+		return p.Resolver.Resolve(ctx, ref)
+	}
 	desc, err := p.m.Peers.Resolve(ctx, digestOf(ref))
 	if err == nil || ctx.Err() != nil {
 		return ref, desc, err
 	}
 	name, desc, rerr := p.Resolver.Resolve(ctx, ref)
 	if rerr != nil {
-		rerr = fmt.Errorf("%w (%w)", rerr, err)
+		p.failed = err
 	}
 	return name, desc, rerr
 }
 
 // bring has peers bring a blob. What they have not, the registry is asked for next.
 func (p *peered) bring(ctx context.Context, d ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+	if p.m == nil {
+		return nil, nil
+	}
 	p.mu.Lock()
 	of := p.of[d.Digest]
 	p.mu.Unlock()
-	if err := p.m.Peers.Fetch(ctx, d, of); err != nil || !images.IsManifestType(d.MediaType) {
+	err := p.m.Peers.Fetch(ctx, d, of)
+	if err != nil && !errdefs.IsNotFound(err) {
+		p.mu.Lock()
+		p.failed = errors.Join(p.failed, err)
+		p.mu.Unlock()
+	}
+	if err != nil || !images.IsManifestType(d.MediaType) {
 		return nil, ctx.Err()
 	}
 	mf, err := blob.Manifest(ctx, p.m.content(), d)

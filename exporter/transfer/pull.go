@@ -2,6 +2,7 @@ package transfer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -40,17 +41,17 @@ func (m *Mover) Pull(
 	if err != nil && !errdefs.IsNotFound(err) {
 		return target, false, err
 	}
-	resolver, first := m.peers(name, m.resolver(c))
+	peers := m.peered(name, m.resolver(c))
 	w := watch(ctx, told, arriving(m.Store.Client.ContentStore(), time.Now()))
 	img, err := m.Store.Client.Fetch(ctx, name,
-		client.WithResolver(resolver),
+		client.WithResolver(peers),
 		client.WithPlatformMatcher(match),
-		client.WithImageHandler(images.Handlers(append([]images.Handler{w.handler("Pulling fs layer")}, first...)...)),
+		client.WithImageHandler(images.Handlers(w.handler("Pulling fs layer"), images.HandlerFunc(peers.bring))),
 		client.WithImageHandlerWrapper(func(h images.Handler) images.Handler { return m.fits(name, h) }),
 	)
 	w.stop()
 	if err != nil {
-		return target, false, fmt.Errorf("pulling %s: %w", name, trust.Explain(hostOf(name), err))
+		return target, false, fmt.Errorf("pulling %s: %w", name, errors.Join(trust.Explain(hostOf(name), err), peers.failed))
 	}
 	if err := m.Store.Pulled(ctx, old, img); err != nil {
 		return target, false, err

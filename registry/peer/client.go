@@ -230,6 +230,7 @@ func (c *Client) ask(ctx context.Context, nodes []Node, d digest.Digest, of dige
 			default:
 				if err != nil && (asking.Err() == nil || errors.Is(asking.Err(), context.DeadlineExceeded)) {
 					c.shun(n)
+					c.Log.Debug("a node does not answer", "node", n.Name, "error", err)
 				}
 				answers <- nil
 			}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -51,14 +52,20 @@ func members(s *store) (all []Member) {
 	return all
 }
 
-// controlOf is the host by which other nodes reach a node itself: a manager tells it, and managers see it of the others.
+// controlOf is the host by which other nodes reach a node itself: a manager tells it, managers see it of the others, and what neither
+// is known of, as it is of a leader in its own eyes, is reached as its containers are.
 func controlOf(n *api.Node) string {
+	texts := []string{n.Status.Addr, pathOf(n).String()}
 	if n.ManagerStatus != nil {
-		if host, _, err := net.SplitHostPort(n.ManagerStatus.Addr); err == nil && host != "" {
-			return host
+		host, _, _ := net.SplitHostPort(n.ManagerStatus.Addr)
+		texts = append([]string{host}, texts...)
+	}
+	for _, text := range texts {
+		if a, err := netip.ParseAddr(text); err == nil && !a.IsUnspecified() && !a.IsLoopback() {
+			return text
 		}
 	}
-	return n.Status.Addr
+	return ""
 }
 
 // AskMembers asks managers, each HOST:PORT, one after the other for the nodes that are ready.

@@ -3,6 +3,7 @@ package topology
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -109,5 +110,37 @@ func TestStoreKeepsTheNewest(t *testing.T) {
 	s.apply(event(api.WatchActionKindRemove, 7, "new"))
 	if len(s.services) != 0 {
 		t.Error("it is still there")
+	}
+}
+
+// A node is reached by the best address that is known of it.
+func TestMembers(t *testing.T) {
+	node := func(id string, state api.NodeStatus_State, addr, manager, path string) *api.Node {
+		n := &api.Node{ID: id, Status: api.NodeStatus{State: state, Addr: addr}, Description: &api.NodeDescription{
+			Hostname: "host-" + id, Engine: &api.EngineDescription{},
+		}}
+		if manager != "" {
+			n.ManagerStatus = &api.ManagerStatus{Addr: manager}
+		}
+		if a, err := netip.ParseAddr(path); err == nil {
+			Describe(n.Description, a)
+		}
+		return n
+	}
+	s := newStore()
+	for _, n := range []*api.Node{
+		node("worker", api.NodeStatus_READY, "10.0.0.3", "", "10.9.0.3"),
+		node("manager", api.NodeStatus_READY, "10.9.0.1", "10.0.0.1:2377", ""),
+		node("leader", api.NodeStatus_READY, "0.0.0.0", "", "10.0.0.2"),
+		node("down", api.NodeStatus_DOWN, "10.0.0.4", "", ""),
+		node("nowhere", api.NodeStatus_READY, "127.0.0.1", "0.0.0.0:2377", ""),
+	} {
+		s.nodes[n.ID] = n
+	}
+	want := []Member{
+		{"manager", "host-manager", "10.0.0.1:7946"}, {"leader", "host-leader", "10.0.0.2:7946"}, {"worker", "host-worker", "10.0.0.3:7946"},
+	}
+	if got := members(s); !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
 	}
 }
