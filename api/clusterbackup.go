@@ -5,8 +5,11 @@ import (
 	"io"
 	"net/http"
 
+	"github.com/gantry-build/gantry/exporter/trust"
+	"github.com/gantry-build/gantry/internal/fault"
 	"github.com/gantry-build/gantry/runner/cluster"
 	"github.com/gantry-build/gantry/runner/cluster/backup"
+	"github.com/gantry-build/gantry/runner/cluster/topology"
 )
 
 // BackupHeader has a backup's description, as JSON.
@@ -47,4 +50,26 @@ func (s *Swarm) recover(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return writeJSON(w, http.StatusOK, st)
+}
+
+// shareRegistries answers POST /gantry/cluster/registries: all nodes are to believe what the body tells of registry hosts. Outside of
+// a cluster nothing happens.
+func (s *Swarm) shareRegistries(w http.ResponseWriter, r *http.Request) error {
+	var told map[string]trust.Entry
+	if err := readJSON(r, &told); err != nil {
+		return err
+	}
+	all := map[string]topology.Registry{}
+	for host, e := range told {
+		clean, err := trust.CheckEntry(host, e)
+		if err != nil {
+			return fault.Invalid("%v", err)
+		}
+		all[clean] = topology.Registry(e)
+	}
+	if err := s.Cluster.ShareRegistries(r.Context(), all); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
 }

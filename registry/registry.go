@@ -205,6 +205,29 @@ func (s *Server) CA() (path, fingerprint string) {
 	return s.pki.CAPath(), s.pki.Fingerprint()
 }
 
+// Hosts are the names and addresses of its certificate, each HOST:PORT, by which other machines may reach it; none without TLS.
+func (s *Server) Hosts() (all []string) {
+	if s.pki == nil {
+		return nil
+	}
+	cert, err := s.pki.GetCertificate(nil)
+	if err != nil || cert.Leaf == nil {
+		return nil
+	}
+	_, port, _ := net.SplitHostPort(s.Addr().String())
+	for _, name := range cert.Leaf.DNSNames {
+		if name != "localhost" {
+			all = append(all, net.JoinHostPort(name, port))
+		}
+	}
+	for _, ip := range cert.Leaf.IPAddresses {
+		if !ip.IsLoopback() {
+			all = append(all, net.JoinHostPort(ip.String(), port))
+		}
+	}
+	return all
+}
+
 // Wait blocks until the registry has ended. It returns nil after Close or the
 // end of Start's context, else what made the listener fail.
 func (s *Server) Wait() error {

@@ -123,7 +123,7 @@ func (p *place) trustRegistries() error {
 	if err != nil {
 		return err
 	}
-	client := &http.Client{Transport: trust.New(trust.Options{Root: p.Root(), Static: cfg.Registries}).Transport()}
+	client := &http.Client{Transport: trust.New(trust.Options{Root: p.Root(), Shared: p.sharedTrust(), Static: cfg.Registries}).Transport()}
 	tracing.DefaultClient, http.DefaultClient = client, client
 	return nil
 }

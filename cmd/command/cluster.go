@@ -31,18 +31,35 @@ import (
 	"github.com/gantry-build/gantry/cache"
 	"github.com/gantry-build/gantry/cmd/thin"
 	"github.com/gantry-build/gantry/exporter/transfer"
+	"github.com/gantry-build/gantry/exporter/trust"
 	"github.com/gantry-build/gantry/qemu"
 	"github.com/gantry-build/gantry/registry/peer"
 	"github.com/gantry-build/gantry/runner/cluster"
 	"github.com/gantry-build/gantry/runner/cluster/placement"
+	"github.com/gantry-build/gantry/runner/cluster/topology"
 )
 
 // openCluster takes up this machine's membership of a cluster, if it has one.
-func (d *daemon) openCluster() error {
+func (d *daemon) openCluster(trusted *trust.Store) error {
 	blobs := d.store.Client.ContentStore()
 	d.cluster = cluster.New(cluster.Options{
-		Root: filepath.Join(d.at.Root(), "cluster"), State: filepath.Join(d.at.State(), "cluster"), Runner: d.runner, Network: d.network,
+		Root: d.at.clusterRoot(), State: filepath.Join(d.at.State(), "cluster"), Runner: d.runner, Network: d.network,
 		Describe: d.describe, Pull: d.pullForTask, Log: d.log,
+		Trusted: func() (map[string]topology.Registry, error) {
+			own, err := trusted.Own()
+			all := map[string]topology.Registry{}
+			for host, e := range own {
+				all[host] = topology.Registry(e)
+			}
+			return all, err
+		},
+		Trust: func(all map[string]topology.Registry) error {
+			entries := map[string]trust.Entry{}
+			for host, r := range all {
+				entries[host] = trust.Entry(r)
+			}
+			return trusted.SetShared(entries)
+		},
 		Blobs: &peer.Server{Content: blobs, Find: d.mover.Layer, Log: d.log},
 	})
 	d.mover.Peers = &peer.Client{Content: blobs, Nodes: d.members, HTTP: &http.Client{Transport: d.cluster.Transport()}, Log: d.log}

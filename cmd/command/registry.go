@@ -1,17 +1,25 @@
 package command
 
 import (
+	"bytes"
+	"context"
+	"encoding/json"
 	"fmt"
+	"log/slog"
+	"maps"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/gantry-build/gantry/exporter/trust"
 	"github.com/gantry-build/gantry/registry"
+	"github.com/gantry-build/gantry/runner/cluster"
 )
 
 func registryCommand(at *place) *cobra.Command {
@@ -40,6 +48,7 @@ func registryServe(at *place) *cobra.Command {
 				return err
 			}
 			announce(cmd, s, o)
+			go at.keepSharing(cmd.Context(), s)
 			return s.Wait()
 		},
 	}
@@ -93,7 +102,7 @@ registry's machine prints, must be given.`,
 				return err
 			}
 			fmt.Fprintf(cmd.ErrOrStderr(), "gantry: registry %s is trusted\n", host)
-			return nil
+			return at.share(cmd.Context(), map[string]trust.Entry{host: {CA: string(pem)}})
 		},
 	}
 	cmd.Flags().StringVar(&file, "ca", "", "file with the authority's certificate, as PEM")
@@ -138,10 +147,64 @@ func speakHTTP(cmd *cobra.Command, at *place) {
 
 func allowHTTP(at *place, hosts []string) error {
 	s := trust.New(trust.Options{Root: at.Root()})
+	all := map[string]trust.Entry{}
 	for _, h := range hosts {
 		if err := s.AllowHTTP(h); err != nil {
 			return err
 		}
+		all[h] = trust.Entry{HTTP: true}
 	}
-	return nil
+	return at.share(context.Background(), all)
+}
+
+// sharedTrust is where what a cluster believes of registries lies.
+func (p *place) sharedTrust() string { return filepath.Join(p.clusterRoot(), "trust") }
+
+// clusterRoot is where what this machine knows of its cluster lies.
+func (p *place) clusterRoot() string { return filepath.Join(p.Root(), "cluster") }
+
+// share has all nodes of this machine's cluster, if it is in one, believe what it believes of registry hosts. Without a daemon it is
+// shared when the next command says it again.
+func (p *place) share(ctx context.Context, all map[string]trust.Entry) error {
+	maps.DeleteFunc(all, func(host string, _ trust.Entry) bool { return trust.IsLocal(host) })
+	if len(all) == 0 || !cluster.Has(p.clusterRoot()) {
+		return nil
+	}
+	if _, err := p.status(ctx); err != nil {
+		return nil
+	}
+	text, err := json.Marshal(all)
+	if err != nil {
+		return err
+	}
+	header := http.Header{"Content-Type": {"application/json"}}
+	res, err := p.ask(ctx, http.MethodPost, "/gantry/cluster/registries", header, bytes.NewReader(text))
+	if err != nil {
+		return fmt.Errorf("this machine trusts it, and the other nodes of its cluster are not told: %w", err)
+	}
+	return res.Body.Close()
+}
+
+// sharing is how often a registry tells the cluster of its authority: this machine may join one at any time.
+const sharing = 5 * time.Second
+
+// keepSharing has the cluster trust a registry of this machine by each of its names, as long as it is served.
+func (p *place) keepSharing(ctx context.Context, s *registry.Server) {
+	path, _ := s.CA()
+	for {
+		if pem, err := os.ReadFile(path); err == nil {
+			all := map[string]trust.Entry{}
+			for _, host := range s.Hosts() {
+				all[host] = trust.Entry{CA: string(pem)}
+			}
+			if err := p.share(ctx, all); err != nil {
+				slog.Debug("the cluster is not told of the registry", "error", err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(sharing):
+		}
+	}
 }

@@ -97,7 +97,7 @@ func openDaemon(ctx context.Context, at *place, cfg settings, log *slog.Logger) 
 	if err := d.openNetwork(ctx, cfg.pools); err != nil {
 		return nil, err
 	}
-	trusted := trust.New(trust.Options{Root: at.Root(), Static: cfg.Registries, Log: log})
+	trusted := trust.New(trust.Options{Root: at.Root(), Shared: at.sharedTrust(), Static: cfg.Registries, Log: log})
 	var eg errgroup.Group // the one restores containers while the other opens databases
 	eg.Go(func() error { return d.openSolver(ctx, cfg.Config, runc, trusted) })
 	eg.Go(func() error { return d.openRunner(ctx) })
@@ -107,7 +107,7 @@ func openDaemon(ctx context.Context, at *place, cfg settings, log *slog.Logger) 
 		return nil, err
 	}
 	d.mover = &transfer.Mover{Store: d.store, Hosts: trusted.Hosts}
-	if err := d.openCluster(); err != nil {
+	if err := d.openCluster(trusted); err != nil {
 		return nil, err
 	}
 	return d, d.listen()

@@ -72,7 +72,8 @@ func TestClusterNeedsNoRegistry(t *testing.T) {
 	pc, pi, second := mixedCluster(t)
 	pc.run("build", "-q", "-t", "app", "--platform", both, tellsMachine(t, "first"))
 	id := pc.run("image", "inspect", "-f", "{{.Id}}", "app")
-	pc.run("service", "create", "-d", "-q", "--name", "web", "--replicas", "2", "-p", "8080:8080", "--constraint", "node.hostname!=host3", "app")
+	pc.run("service", "create", "-d", "-q", "--name", "web", "--replicas", "2", "-p", "8080:8080",
+		"--constraint", "node.hostname!=host3", "app")
 	pc.untilRuns("web", 2)
 	if image := pc.run("service", "inspect", "-f", "{{.Spec.TaskTemplate.ContainerSpec.Image}}", "web"); image != "app:latest@"+id {
 		t.Errorf("the service's image is %s, want it by its digest %s", image, id)

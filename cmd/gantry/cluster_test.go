@@ -72,6 +72,7 @@ func newHosts(t testing.TB, n int) (all []*host) {
 		h := &host{gantry: newGantry(t), seat: s}
 		t.Cleanup(func() { h.output("swarm", "leave", "--force") }) // else the cluster makes containers anew that the end removes
 		h.within = s.enter()
+		h.env = append(h.env, "DOCKER_CONFIG="+t.TempDir()) // logins are a machine's own
 		h.log = filepath.Join(h.root, "daemon.log")
 		h.start()
 		all = append(all, h)

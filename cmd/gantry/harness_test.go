@@ -332,21 +332,11 @@ func freePort(t testing.TB) string {
 func (g *gantry) registry(tls bool) string {
 	g.t.Helper()
 	host := "localhost:" + freePort(g.t)
-	args := []string{"registry", "serve", "--addr", host}
+	args := []string{"--addr", host}
 	if tls {
 		args = append(args, "--tls")
 	}
-	cmd := g.command(args...)
-	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	if err := cmd.Start(); err != nil {
-		g.t.Fatal(err)
-	}
-	g.t.Cleanup(func() {
-		_ = cmd.Process.Signal(os.Interrupt)
-		_ = cmd.Wait()
-	})
+	g.serveRegistry(args...)
 	eventually(g.t, "the registry listens", func() error {
 		c, err := net.DialTimeout("tcp", host, time.Second)
 		if err == nil {
@@ -355,6 +345,24 @@ func (g *gantry) registry(tls bool) string {
 		return err
 	})
 	return host
+}
+
+// serveRegistry starts a registry, which ends with the test or with end.
+func (g *gantry) serveRegistry(args ...string) (end func()) {
+	g.t.Helper()
+	cmd := g.command(append([]string{"registry", "serve"}, args...)...)
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	if err := cmd.Start(); err != nil {
+		g.t.Fatal(err)
+	}
+	end = sync.OnceFunc(func() {
+		_ = cmd.Process.Signal(os.Interrupt)
+		_ = cmd.Wait()
+	})
+	g.t.Cleanup(end)
+	return end
 }
 
 // eventually waits up to a minute for f to return nil.

@@ -41,7 +41,11 @@ func (s *Store) config(host string, marks map[string]mark, stamp *strings.Builde
 		c.RootCAs = append(c.RootCAs, s.registryCA())
 	}
 	stampFile(stamp, s.registryServer())
-	for _, dir := range slices.Concat([]string{filepath.Join(s.o.Root, certsDir)}, s.o.CertDirs) {
+	dirs := []string{filepath.Join(s.o.Root, certsDir)}
+	if s.o.Shared != "" {
+		dirs = append(dirs, filepath.Join(s.o.Shared, certsDir))
+	}
+	for _, dir := range append(dirs, s.o.CertDirs...) {
 		addDir(&c, filepath.Join(dir, strings.ToLower(host)))
 	}
 	for _, dir := range c.TLSConfigDir {

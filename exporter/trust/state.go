@@ -45,7 +45,7 @@ func (s *Store) setHTTP(name string, http bool) error {
 		return err
 	}
 	defer unlock()
-	marks, err := s.marks()
+	marks, err := readMarks(filepath.Join(s.o.Root, stateFile))
 	if err != nil {
 		return err
 	}
@@ -64,9 +64,23 @@ func (s *Store) setHTTP(name string, http bool) error {
 	return state.Write(filepath.Join(s.o.Root, stateFile), append(data, '\n'), 0o600)
 }
 
-// marks reads registries.json; it is never nil without an error.
+// marks is what this machine and others say of hosts.
 func (s *Store) marks() (map[string]mark, error) {
-	path := filepath.Join(s.o.Root, stateFile)
+	own, err := readMarks(filepath.Join(s.o.Root, stateFile))
+	if err != nil {
+		return nil, err
+	}
+	shared, err := s.sharedMarks()
+	for host, m := range shared {
+		if _, ok := own[host]; !ok {
+			own[host] = m
+		}
+	}
+	return own, err
+}
+
+// readMarks reads a registries.json; it is never nil without an error.
+func readMarks(path string) (map[string]mark, error) {
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return map[string]mark{}, nil

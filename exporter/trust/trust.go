@@ -37,6 +37,8 @@ type Options struct {
 	// Static is what the daemon's configuration file says, in the form of
 	// buildkitd.toml's [registry."HOST"] tables.
 	Static map[string]resolverconfig.RegistryConfig
+	// Shared is a directory of the form of Root that SetShared writes; "" where nobody shares.
+	Shared string
 	// CertDirs are further directories of the form certs.d/HOST; nil means
 	// /etc/docker/certs.d and /etc/gantry/certs.d.
 	CertDirs []string
@@ -49,6 +51,8 @@ type Options struct {
 type Store struct {
 	o      Options
 	static map[string]resolverconfig.RegistryConfig
+
+	sharing sync.Mutex // by who writes what others share
 
 	mu     sync.Mutex
 	routes map[string]*route

@@ -161,3 +161,41 @@ func TestCancelledRequestsAreNotExplained(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// What others share counts beside what this machine believes, until they share something else.
+func TestShared(t *testing.T) {
+	ca := newCA(t)
+	srv := serve(t, "127.0.0.1:0", with(ca.leaf(time.Hour, "127.0.0.1")), http.HandlerFunc(ok))
+	s := store(t, Options{Shared: filepath.Join(t.TempDir(), "shared")})
+	if err := get(only(t, s, host(srv))); err == nil {
+		t.Fatal("an unknown authority is trusted")
+	}
+	client := only(t, s, host(srv))
+	all := map[string]Entry{host(srv): {CA: string(encode(ca.cert))}, "plain.lan:5000": {HTTP: true}, "bad/host": {HTTP: true}, "both.lan": {}}
+	err := s.SetShared(all)
+	wantError(t, err, "bad/host", "both.lan")
+	if err := get(client); err != nil {
+		t.Errorf("the client from before: %v", err)
+	}
+	if h := only(t, s, "plain.lan:5000"); h.Scheme != "http" {
+		t.Errorf("shared plain HTTP: %s", h.Scheme)
+	}
+	if own, err := s.Own(); err != nil || len(own) != 0 {
+		t.Errorf("what others share is taken for this machine's own: %v, %v", own, err)
+	}
+	if err := s.TrustCA("plain.lan:5000", encode(ca.cert)); err != nil {
+		t.Fatal(err)
+	}
+	if h := only(t, s, "plain.lan:5000"); h.Scheme != "https" {
+		t.Errorf("plain HTTP of others wins over an authority of this machine's: %s", h.Scheme)
+	}
+	if err := s.SetShared(nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := get(client); err == nil {
+		t.Error("an authority that is shared no more is trusted")
+	}
+	if own, err := s.Own(); err != nil || own["plain.lan:5000"].CA == "" {
+		t.Errorf("this machine's own are %v, %v", own, err)
+	}
+}

@@ -27,6 +27,7 @@ import (
 	"github.com/gantry-build/gantry/runner"
 	"github.com/gantry-build/gantry/runner/cluster/allocator"
 	"github.com/gantry-build/gantry/runner/cluster/executor"
+	"github.com/gantry-build/gantry/runner/cluster/topology"
 	"github.com/gantry-build/gantry/runner/network"
 )
 
@@ -63,6 +64,18 @@ type Options struct {
 	Pull     func(ctx context.Context, image, auth string, p *ocispec.Platform) error
 	Blobs    http.Handler // what other nodes are answered beside the cluster's own; nil: nothing
 	Log      *slog.Logger
+
+	// Trust has this machine believe what the cluster believes of registry hosts, and nothing else that it believed before; nil: it
+	// does not.
+	Trust func(map[string]topology.Registry) error
+	// Trusted is what this machine believed before it made a cluster, which then believes it, too; nil: nothing.
+	Trusted func() (map[string]topology.Registry, error)
+}
+
+// Has tells whether a machine whose Options.Root is root is in a cluster.
+func Has(root string) bool {
+	_, err := os.Stat((&Cluster{o: Options{Root: root}}).file())
+	return err == nil
 }
 
 // Cluster is this machine's membership, if it has one. All methods are safe for concurrent use.
@@ -166,7 +179,11 @@ func (c *Cluster) drop() error {
 		m.end()
 	}
 	c.o.Runner.SetPlaces(nil)
-	return errors.Join(c.forgetNetworks(), os.Remove(c.file()), os.RemoveAll(c.nodeDir()), forget(c.secrets()))
+	var untrust error
+	if c.o.Trust != nil {
+		untrust = c.o.Trust(nil)
+	}
+	return errors.Join(untrust, c.forgetNetworks(), os.Remove(c.file()), os.RemoveAll(c.nodeDir()), forget(c.secrets()))
 }
 
 func (c *Cluster) current() *member {
@@ -204,10 +221,22 @@ func (c *Cluster) Init(ctx context.Context, want Init) (string, error) {
 		}
 		return "", err
 	}
-	if _, err := c.untilManager(ctx, 10*time.Second); err != nil {
+	manager, err := c.untilManager(ctx, 10*time.Second)
+	if err == nil && c.o.Trusted != nil {
+		err = c.shareTrusted(ctx, manager)
+	}
+	if err != nil {
 		return "", err
 	}
 	return m.status().NodeID, nil
+}
+
+func (c *Cluster) shareTrusted(ctx context.Context, m Manager) error {
+	all, err := c.o.Trusted()
+	if err != nil {
+		return err
+	}
+	return shareBy(ctx, m, all)
 }
 
 // Join makes this node a member of a cluster.

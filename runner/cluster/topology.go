@@ -73,7 +73,7 @@ func (m *member) serve(ctx context.Context, n *node.Node) {
 	}
 	address := net.JoinHostPort(host, strconv.Itoa(topology.ListenPort))
 	for ctx.Err() == nil {
-		if err := topology.Serve(ctx, address, m.hub.Load, m.c.o.Blobs, m.identity(), m.c.o.Log); err != nil && ctx.Err() == nil {
+		if err := topology.Serve(ctx, address, m.hub.Load, m.answers(), m.identity(), m.c.o.Log); err != nil && ctx.Err() == nil {
 			m.c.o.Log.Warn("other nodes are not answered", "address", address, "error", err)
 		}
 		select {
@@ -90,7 +90,7 @@ func (m *member) follow(ctx context.Context, n *node.Node) {
 	case <-ctx.Done():
 		return
 	}
-	topology.Follow(ctx, n.NodeID(), m.hub.Load, func() []string { return managers(n) }, m.identity(), m.nets.learn, m.c.o.Log)
+	topology.Follow(ctx, n.NodeID(), m.hub.Load, func() []string { return managers(n) }, m.identity(), m.learn, m.c.o.Log)
 }
 
 // managers are where a node may ask managers, each HOST:PORT.

@@ -19,10 +19,13 @@ type store struct {
 	nodes    map[string]*api.Node
 	services map[string]*api.Service
 	tasks    map[string]*api.Task
+	clusters map[string]*api.Cluster
 }
 
 func newStore() *store {
-	return &store{map[string]*api.Network{}, map[string]*api.Node{}, map[string]*api.Service{}, map[string]*api.Task{}}
+	return &store{
+		map[string]*api.Network{}, map[string]*api.Node{}, map[string]*api.Service{}, map[string]*api.Task{}, map[string]*api.Cluster{},
+	}
 }
 
 func taskName(t *api.Task) string {
@@ -46,6 +49,8 @@ func (s *store) apply(e *api.WatchMessage_Event) {
 		if put(s.networks, o.Network.ID, o.Network); gone {
 			delete(s.networks, o.Network.ID)
 		}
+	case *api.Object_Cluster:
+		put(s.clusters, o.Cluster.ID, o.Cluster)
 	case *api.Object_Node:
 		if put(s.nodes, o.Node.ID, o.Node); gone {
 			delete(s.nodes, o.Node.ID)
@@ -68,6 +73,7 @@ type Hub struct {
 	networks map[string]string   // as JSON
 	needs    map[string][]string // of nodes, by their IDs
 	members  []Member
+	trust    string        // in registries, as JSON
 	turn     chan struct{} // closed at the next change
 }
 
@@ -94,7 +100,7 @@ func (h *Hub) watch(ctx context.Context, conn *grpc.ClientConn) error {
 	defer cancel()
 	const all = api.WatchActionKindCreate | api.WatchActionKindUpdate | api.WatchActionKindRemove
 	req := &api.WatchRequest{}
-	for _, kind := range []string{"network", "node", "service", "task"} {
+	for _, kind := range []string{"cluster", "network", "node", "service", "task"} {
 		req.Entries = append(req.Entries, &api.WatchRequest_WatchEntry{Kind: kind, Action: all})
 	}
 	stream, err := api.NewWatchClient(conn).Watch(ctx, req)
@@ -164,6 +170,13 @@ func (s *store) fill(ctx context.Context, c api.ControlClient) error {
 	if err != nil {
 		return err
 	}
+	clusters, err := c.ListClusters(ctx, &api.ListClustersRequest{})
+	if err != nil {
+		return err
+	}
+	for _, o := range clusters.Clusters {
+		s.clusters[o.ID] = o
+	}
 	for _, o := range networks.Networks {
 		s.networks[o.ID] = o
 	}
@@ -193,10 +206,14 @@ func (h *Hub) publish(s *store) {
 			needs[id] = append(needs[id], at.Network.ID)
 		}
 	}
+	trust, err := json.Marshal(registries(s))
+	if err != nil {
+		trust = nil
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	same := h.known && maps.Equal(h.networks, networks) && maps.EqualFunc(h.needs, needs, equal)
-	h.known, h.networks, h.needs, h.members = true, networks, needs, members(s)
+	same := h.known && h.trust == string(trust) && maps.Equal(h.networks, networks) && maps.EqualFunc(h.needs, needs, equal)
+	h.known, h.networks, h.needs, h.members, h.trust = true, networks, needs, members(s), string(trust)
 	if !same && h.turn != nil {
 		close(h.turn)
 		h.turn = nil
@@ -217,7 +234,7 @@ func equal(a, b []string) bool {
 
 // look returns the networks that a node is in, each as JSON, and a channel that is closed at the next change. known is false as
 // long as nothing can be said.
-func (h *Hub) look(node string) (mine map[string]string, known bool, turn <-chan struct{}) {
+func (h *Hub) look(node string) (mine map[string]string, trust string, known bool, turn <-chan struct{}) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.turn == nil {
@@ -229,7 +246,7 @@ func (h *Hub) look(node string) (mine map[string]string, known bool, turn <-chan
 			mine[id] = n
 		}
 	}
-	return mine, h.known, h.turn
+	return mine, h.trust, h.known, h.turn
 }
 
 // message is one line of what a node is told: networks that it has to know anew, and those that it is in no more.
@@ -237,14 +254,16 @@ type message struct {
 	Networks []json.RawMessage `json:",omitempty"`
 	Gone     []string          `json:",omitempty"`
 	Whole    bool              `json:",omitempty"` // there are no others than those of this message
+
+	Registries json.RawMessage `json:",omitempty"` // all, when they have changed
 }
 
 // tell says what a node has to know, until ctx or say ends. It says something at least every pulse.
 func (h *Hub) tell(ctx context.Context, node string, pulse time.Duration, say func(message) error) error {
-	said := map[string]string{}
+	said, trusted := map[string]string{}, ""
 	first := true
 	for {
-		mine, known, turn := h.look(node)
+		mine, trust, known, turn := h.look(node)
 		var m message
 		if known {
 			m.Whole, first = first, false
@@ -258,7 +277,9 @@ func (h *Hub) tell(ctx context.Context, node string, pulse time.Duration, say fu
 					m.Gone = append(m.Gone, id)
 				}
 			}
-			said = mine
+			if said = mine; trust != trusted {
+				m.Registries, trusted = json.RawMessage(trust), trust
+			}
 		}
 		if err := say(m); err != nil {
 			return err

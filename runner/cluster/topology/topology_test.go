@@ -2,6 +2,7 @@ package topology
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -138,9 +139,25 @@ func TestMembers(t *testing.T) {
 		s.nodes[n.ID] = n
 	}
 	want := []Member{
-		{"manager", "host-manager", "10.0.0.1:7946"}, {"leader", "host-leader", "10.0.0.2:7946"}, {"worker", "host-worker", "10.0.0.3:7946"},
+		{"manager", "host-manager", "10.0.0.1:7946"}, {"leader", "host-leader", "10.0.0.2:7946"},
+		{"worker", "host-worker", "10.0.0.3:7946"},
 	}
 	if got := members(s); !slices.Equal(got, want) {
 		t.Errorf("%v, want %v", got, want)
+	}
+}
+
+// A worker tells of its own registries only.
+func TestOwnRegistries(t *testing.T) {
+	h := &Hub{members: []Member{{"a", "alfred", "10.0.0.1:7946"}, {"b", "bruce", "10.0.0.2:7946"}}}
+	all := map[string]Registry{
+		"10.0.0.1:5000": {HTTP: true}, "Alfred:5000": {CA: "x"}, "bruce:5000": {HTTP: true}, "docker.io": {CA: "x"}, "10.0.0.2:5000": {CA: "x"},
+	}
+	want := map[string]Registry{"10.0.0.1:5000": {HTTP: true}, "Alfred:5000": {CA: "x"}}
+	if got := h.ownRegistries("a", all); !maps.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+	if got := h.ownRegistries("nobody", all); len(got) != 0 {
+		t.Errorf("who is no member tells of %v", got)
 	}
 }

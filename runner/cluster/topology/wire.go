@@ -141,10 +141,17 @@ type Update struct {
 	Networks []Network // new, or changed
 	Gone     []string  // those that the node is in no more
 	Whole    bool      // there are no others than those of this update
+
+	Registries map[string]Registry // all that are trusted; nil when they are as before
 }
 
 func (m message) update() (u Update, err error) {
 	u.Gone, u.Whole = m.Gone, m.Whole
+	if m.Registries != nil {
+		if err := json.Unmarshal(m.Registries, &u.Registries); err != nil {
+			return u, err
+		}
+	}
 	for _, raw := range m.Networks {
 		var n Network
 		if err := json.Unmarshal(raw, &n); err != nil {
@@ -213,22 +220,26 @@ func Clock(ctx context.Context, manager string, id Identity) (time.Time, error) 
 
 // ask asks a manager by the cluster's mutual TLS.
 func ask(ctx context.Context, manager, path string, id Identity) (*http.Response, error) {
+	res, err := send(ctx, http.MethodGet, manager, path, id, nil)
+	if err == nil && res.StatusCode != http.StatusOK {
+		res.Body.Close()
+		err = fmt.Errorf("manager %s answers %s", manager, res.Status)
+	}
+	return res, err
+}
+
+func send(ctx context.Context, method, manager, path string, id Identity, body io.Reader) (*http.Response, error) {
 	config, err := id.config()
 	if err != nil {
 		return nil, err
 	}
 	config.ServerName = ca.ManagerRole
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: config, DisableKeepAlives: true}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+manager+path, nil)
+	req, err := http.NewRequestWithContext(ctx, method, "https://"+manager+path, body)
 	if err != nil {
 		return nil, err
 	}
-	res, err := client.Do(req)
-	if err == nil && res.StatusCode != http.StatusOK {
-		res.Body.Close()
-		err = fmt.Errorf("manager %s answers %s", manager, res.Status)
-	}
-	return res, err
+	return client.Do(req)
 }
 
 func followOne(ctx context.Context, manager string, id Identity, learn func(Update) error) error {
