@@ -56,9 +56,10 @@ bases: build ## make the Debian base images' root file systems (as root)
 demo: ## set up, build gantry, build and push the sample for two platforms, run both (as root)
 	@testdata/demo.sh
 
+# Three at once: tests of clusters wait more than they work, and the others are not parallel.
 # Uncached: some tests read what the cache of go test can't see. As root nothing may be missing.
 test: setup bases peers vms ## run every test (as root)
-	$(if $(filter 0,$(shell id -u)),GANTRY_TEST_REQUIRE=all) $(GO) test -count=1 -timeout 50m $(TESTFLAGS) ./...
+	$(if $(filter 0,$(shell id -u)),GANTRY_TEST_REQUIRE=all) $(GO) test -count=1 -timeout 50m -parallel 3 $(TESTFLAGS) ./...
 
 faults: setup bases peers ## make every fault as often as a release wants it (as root)
 	GANTRY_FAULTS=all GANTRY_TEST_REQUIRE=all $(GO) test -count=1 -timeout 60m -v -run 'TestKillsInTheMiddle|TestNothingLeaks|TestLogFlood' ./cmd/gantry

@@ -17,6 +17,7 @@ import (
 
 	"github.com/gantry-build/gantry/internal/check"
 	"github.com/gantry-build/gantry/runner/cluster"
+	"github.com/gantry-build/gantry/runner/cluster/placement"
 )
 
 // ClusterStatus is the answer to GET /gantry/cluster: how the cluster is, as far as it can be told from this node.
@@ -190,4 +191,21 @@ func certificateEnd(text []byte) time.Time {
 		return time.Time{}
 	}
 	return c.NotAfter
+}
+
+// platforms answers GET /gantry/cluster/platforms?constraint=: for which platforms an image has to be so that all nodes that meet the
+// constraints run it.
+func (s *Swarm) platforms(m cluster.Manager, w http.ResponseWriter, r *http.Request) error {
+	nodes, err := m.ListNodes(r.Context(), &swarmapi.ListNodesRequest{})
+	if err != nil {
+		return err
+	}
+	all, err := placement.Fit(nodes.Nodes, r.URL.Query()["constraint"])
+	if err != nil {
+		return err
+	}
+	if all == nil {
+		all = []string{}
+	}
+	return writeJSON(w, http.StatusOK, all)
 }

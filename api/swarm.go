@@ -53,6 +53,7 @@ func (s *Swarm) Routes(r *Router) {
 	r.Handle(http.MethodPost, "/gantry/cluster/restore", s.restore)
 	r.Handle(http.MethodPost, "/gantry/cluster/recover", s.recover)
 	r.Handle(http.MethodPost, "/gantry/cluster/registries", s.shareRegistries)
+	r.Handle(http.MethodGet, "/gantry/cluster/platforms", s.managed(s.platforms))
 
 	r.Handle(http.MethodGet, "/nodes", s.managed(s.nodes))
 	r.Handle(http.MethodGet, "/nodes/{id}", s.managed(s.node))

@@ -63,18 +63,23 @@ func initCompose(cmd *cobra.Command, docker *command.DockerCli, at *place) error
 			return err
 		}
 	}
+	return at.connectCompose(docker)
+}
+
+// connectCompose has Compose talk to this place's daemon.
+func (p *place) connectCompose(docker *command.DockerCli) error {
 	opts := cliflags.NewClientOptions()
-	opts.Hosts = []string{"unix://" + at.Socket()}
+	opts.Hosts = []string{"unix://" + p.Socket()}
 	if err := docker.Initialize(opts); err != nil {
 		return err
 	}
-	plugins, err := at.plugins()
+	plugins, err := p.plugins()
 	if err != nil {
 		return err
 	}
 	cfg := docker.ConfigFile()
 	cfg.CLIPluginsExtraDirs = append([]string{plugins}, cfg.CLIPluginsExtraDirs...)
-	for k, v := range map[string]string{"GANTRY_ROOT": at.Root(), "GANTRY_SOCKET": at.Socket(), "GANTRY_CONFIG": at.Config()} {
+	for k, v := range map[string]string{"GANTRY_ROOT": p.Root(), "GANTRY_SOCKET": p.Socket(), "GANTRY_CONFIG": p.Config()} {
 		if err := os.Setenv(k, v); err != nil { // for the plugin
 			return err
 		}

@@ -37,7 +37,7 @@ func Main(args []string) int {
 	thin.MountDocker(root, at.Place)
 	extendSystem(child(root, "system"), at)
 	extendService(child(root, "service"))
-	extendStack(child(root, "stack"))
+	extendStack(child(root, "stack"), at)
 	for _, verb := range []string{"pull", "push"} {
 		speakHTTP(child(root, verb), at)
 	}

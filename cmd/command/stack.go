@@ -22,11 +22,13 @@ type stackFlags struct {
 	files    *pflag.Flag
 	envFiles []string
 	profiles []string
+	build    func(ctx context.Context, project *types.Project) error // nil: nothing is built
 }
 
 // extendStack has the Docker CLI's commands for stacks read Compose files as `gantry compose` does. The CLI's own reader
 // knows the format of 2019 only.
-func extendStack(cmd *cobra.Command) {
+func extendStack(cmd *cobra.Command, at *place) {
+	build := child(cmd, "deploy").Flags().Bool("build", false, "Build the services' images here, for the nodes that may run them")
 	for _, c := range []*cobra.Command{child(cmd, "deploy"), child(cmd, "config")} {
 		f := stackFlags{files: c.Flag("compose-file")}
 		c.Flags().StringArrayVar(&f.envFiles, "env-file", nil, "Environment file for variables in the Compose file")
@@ -38,6 +40,11 @@ func extendStack(cmd *cobra.Command) {
 			name := "stack"
 			if len(args) > 0 {
 				name = args[0]
+			}
+			if *build {
+				f.build = func(ctx context.Context, project *types.Project) error {
+					return at.buildStack(ctx, project, cmd.Flags().Changed("quiet"))
+				}
 			}
 			return f.read(cmd, name)
 		}
@@ -55,6 +62,11 @@ func (f stackFlags) read(cmd *cobra.Command, stack string) error {
 	project, err := f.project(cmd.Context(), files, stack)
 	if err != nil {
 		return withPlace(err, files)
+	}
+	if f.build != nil {
+		if err := f.build(cmd.Context(), project); err != nil {
+			return withPlace(err, files)
+		}
 	}
 	lowered, warnings, errs := lowerStack(project, stackFile)
 	for i, err := range errs {

@@ -187,7 +187,7 @@ func (l *lowering) service(name string, s types.ServiceConfig, in, doc map[strin
 		}
 	}
 	if s.Image == "" {
-		l.refuse(key, "no image: a cluster's nodes can't build; build one, push it, and name it with image")
+		l.refuse(key, "no image: name one, or have it built by gantry stack deploy --build")
 	}
 	l.network(key, s, out, doc)
 	l.deploy(key, s, out)

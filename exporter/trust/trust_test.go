@@ -171,7 +171,9 @@ func TestShared(t *testing.T) {
 		t.Fatal("an unknown authority is trusted")
 	}
 	client := only(t, s, host(srv))
-	all := map[string]Entry{host(srv): {CA: string(encode(ca.cert))}, "plain.lan:5000": {HTTP: true}, "bad/host": {HTTP: true}, "both.lan": {}}
+	all := map[string]Entry{
+		host(srv): {CA: string(encode(ca.cert))}, "plain.lan:5000": {HTTP: true}, "bad/host": {HTTP: true}, "both.lan": {},
+	}
 	err := s.SetShared(all)
 	wantError(t, err, "bad/host", "both.lan")
 	if err := get(client); err != nil {

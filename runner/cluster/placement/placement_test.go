@@ -145,3 +145,36 @@ func TestEmulators(t *testing.T) {
 		t.Errorf("a Pi is %s", got)
 	}
 }
+
+// An image is built for the machines that may run it.
+func TestFit(t *testing.T) {
+	node := func(name, machine string, availability api.NodeSpec_Availability, native ...string) *api.Node {
+		n := &api.Node{ID: name, Spec: api.NodeSpec{Availability: availability}, Description: &api.NodeDescription{
+			Hostname: name, Platform: &api.Platform{OS: "linux", Architecture: machine}, Engine: &api.EngineDescription{},
+		}}
+		for _, p := range native {
+			n.Description.Engine.Plugins = append(n.Description.Engine.Plugins, api.PluginDescription{Type: Native, Name: p})
+		}
+		return n
+	}
+	nodes := []*api.Node{
+		node("pc", "x86_64", api.NodeAvailabilityActive, "linux/386", "linux/amd64"),
+		node("other", "x86_64", api.NodeAvailabilityActive, "linux/amd64"),
+		node("pi", "armv7l", api.NodeAvailabilityActive, "linux/arm/v6", "linux/arm/v7"),
+		node("says", "x86_64", api.NodeAvailabilityActive, "linux/riscv64"),
+		node("drained", "aarch64", api.NodeAvailabilityDrain, "linux/arm64"),
+		{ID: "unknown"},
+	}
+	for constraints, want := range map[string]string{
+		"": "linux/amd64 linux/arm/v7 linux/riscv64", "node.hostname==pi": "linux/arm/v7", "node.hostname!=pi": "linux/amd64 linux/riscv64",
+		"node.hostname==drained": "", "node.platform.arch==armv7l": "linux/arm/v7",
+	} {
+		got, err := Fit(nodes, strings.Fields(constraints))
+		if err != nil || strings.Join(got, " ") != want {
+			t.Errorf("%s: %v, %v; want %s", constraints, got, err, want)
+		}
+	}
+	if _, err := Fit(nodes, []string{"nonsense"}); err == nil {
+		t.Error("nonsense is a constraint")
+	}
+}

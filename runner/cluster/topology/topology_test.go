@@ -151,7 +151,8 @@ func TestMembers(t *testing.T) {
 func TestOwnRegistries(t *testing.T) {
 	h := &Hub{members: []Member{{"a", "alfred", "10.0.0.1:7946"}, {"b", "bruce", "10.0.0.2:7946"}}}
 	all := map[string]Registry{
-		"10.0.0.1:5000": {HTTP: true}, "Alfred:5000": {CA: "x"}, "bruce:5000": {HTTP: true}, "docker.io": {CA: "x"}, "10.0.0.2:5000": {CA: "x"},
+		"10.0.0.1:5000": {HTTP: true}, "Alfred:5000": {CA: "x"}, "bruce:5000": {HTTP: true}, "docker.io": {CA: "x"},
+		"10.0.0.2:5000": {CA: "x"},
 	}
 	want := map[string]Registry{"10.0.0.1:5000": {HTTP: true}, "Alfred:5000": {CA: "x"}}
 	if got := h.ownRegistries("a", all); !maps.Equal(got, want) {
