@@ -26,11 +26,10 @@ import (
 	"github.com/gantry-build/gantry/internal/fault"
 )
 
-// member is a node of a test's cluster. Its answers pass through a fault, if it has one.
+// member is a node of a test's cluster.
 type member struct {
 	content content.Store
 	server  *httptest.Server
-	fault   func(http.Handler) http.Handler
 
 	mu    sync.Mutex
 	asked int // pieces
