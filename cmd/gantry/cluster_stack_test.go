@@ -69,7 +69,7 @@ func TestClusterStack(t *testing.T) {
 	})
 	nodes := strings.Fields(m.run("stack", "ps", "--format", "{{.Node}}", "--filter", "name=My_all", "My"))
 	if slices.Sort(nodes); !slices.Equal(nodes, []string{"host1", "host2"}) {
-		t.Errorf("the global service is on %v", nodes)
+		t.Errorf("the global service is on %v: %s", nodes, m.output("stack", "ps", "--no-trunc", "My"))
 	}
 
 	write("stack.yaml", "services: {all: {image: probe, command: [serve, ':81', x], deploy: {mode: global}}}")

@@ -37,6 +37,7 @@ type networks struct {
 	o     Options
 	local func() netip.Addr // by which other nodes reach this one's containers
 
+	making   sync.Mutex // by who makes or removes a network
 	applying sync.Mutex // by who tells the kernel
 
 	mu      sync.Mutex // guards what follows
@@ -44,13 +45,15 @@ type networks struct {
 	port    uint16
 	turn    chan struct{} // closed when places or what is known have changed
 	known   map[string]topology.Network
+	held    map[string]int    // networks for which tasks are made, of which the kernel knows nothing yet
 	told    map[string]string // virtual addresses, by container and its process
 	toldOff string            // of the mesh
 }
 
 func newNetworks(o Options, local func() netip.Addr) *networks {
 	return &networks{
-		o: o, local: local, turn: make(chan struct{}), known: map[string]topology.Network{}, told: map[string]string{},
+		o: o, local: local, turn: make(chan struct{}), known: map[string]topology.Network{}, held: map[string]int{},
+		told: map[string]string{},
 		port: dataPathPort,
 	}
 }
@@ -84,8 +87,27 @@ func (n *networks) configure(ctx context.Context, node *api.Node) error {
 	return errors.Join(errs...)
 }
 
-// join makes a network here, unless it is. It waits until this node has a place in it.
-func (n *networks) join(ctx context.Context, of *api.Network) error {
+// join makes a network here, unless it is, and keeps it until release. It waits until this node has a place in it.
+func (n *networks) join(ctx context.Context, of *api.Network) (release func(), err error) {
+	n.mu.Lock()
+	n.held[of.ID]++
+	n.mu.Unlock()
+	release = func() {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if n.held[of.ID]--; n.held[of.ID] == 0 {
+			delete(n.held, of.ID)
+		}
+	}
+	if err := n.enter(ctx, of); err != nil {
+		release()
+		return nil, err
+	}
+	return release, nil
+}
+
+// enter is join, without keeping the network.
+func (n *networks) enter(ctx context.Context, of *api.Network) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, placeWait, fmt.Errorf("network %s: the cluster's managers have given this node no "+
 		"address in it; its subnet %s may be used up: make it anew with a larger one", of.Spec.Annotations.Name, subnetsOf(of)))
 	defer cancel()
@@ -152,6 +174,8 @@ func (n *networks) make(ctx context.Context, of *api.Network, place *api.Network
 	if err != nil {
 		return err
 	}
+	n.making.Lock()
+	defer n.making.Unlock()
 	if have, err := n.o.Runner.NetworkOf(of.ID); err == nil && have.ID == of.ID {
 		if sameOverlay(have.Config.Overlay, want.Config.Overlay) {
 			// Its devices may be of an earlier daemon, which has taken them away at its end.
@@ -264,6 +288,8 @@ func (n *networks) learn(u topology.Update) error {
 
 // tidy removes networks that this node is in no more, once it knows in which it is.
 func (n *networks) tidy() {
+	n.making.Lock()
+	defer n.making.Unlock()
 	for _, rec := range n.o.Runner.Networks() {
 		if rec.Driver != network.DriverOverlay {
 			continue
@@ -271,7 +297,7 @@ func (n *networks) tidy() {
 		n.mu.Lock()
 		_, known := n.known[rec.ID]
 		_, placed := n.places[rec.ID]
-		wait := n.places == nil
+		wait := n.places == nil || n.held[rec.ID] > 0
 		n.mu.Unlock()
 		if known || placed || wait || len(n.o.Runner.NetworkUsers(rec)) > 0 {
 			continue

@@ -30,9 +30,11 @@ func (a *attachment) Close() error                            { a.close(); retur
 
 // Start makes the network here.
 func (a *attachment) Start(ctx context.Context) error {
-	if err := a.o.Join(ctx, a.task.Networks[0].Network); err != nil {
+	release, err := a.o.Join(ctx, a.task.Networks[0].Network)
+	if err != nil {
 		return err
 	}
+	context.AfterFunc(a.ctx, release)
 	a.o.Attachments.Came(a.task)
 	return nil
 }

@@ -88,9 +88,11 @@ func (c *controller) Prepare(ctx context.Context) error {
 		if predefined(at.Network) {
 			continue
 		}
-		if err := c.o.Join(ctx, at.Network); err != nil {
+		release, err := c.o.Join(ctx, at.Network)
+		if err != nil {
 			return err
 		}
+		defer release() // the container is there by then, and holds it
 	}
 	pullErr := c.pull(ctx)
 	if ctx.Err() != nil {

@@ -25,8 +25,9 @@ type Options struct {
 	// Pull brings an image for a platform here; nil is this machine's. auth is a registry's credentials as the Engine API has
 	// them in its header.
 	Pull func(ctx context.Context, image, auth string, p *ocispec.Platform) error
-	// Join makes a network of the cluster's here, and Configure takes what the cluster knows of this node.
-	Join      func(context.Context, *api.Network) error
+	// Join makes a network of the cluster's here, which stays at least until release, and Configure takes what the cluster knows of
+	// this node.
+	Join      func(context.Context, *api.Network) (release func(), err error)
 	Configure func(context.Context, *api.Node) error
 	// Speaks6 says whether one that is here has IPv6.
 	Speaks6 func(id string) bool

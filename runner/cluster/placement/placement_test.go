@@ -136,10 +136,13 @@ func TestEmulators(t *testing.T) {
 			t.Errorf("emulated without leave, on %v", got)
 		}
 	}
-	const want = "pc: linux/amd64,linux/386; the image has linux/arm/v7; build it with gantry build --platform linux/arm/v7,linux/amd64," +
-		"linux/386, or allow emulators with --emulate"
+	const want = "pc: linux/amd64; the image has linux/arm/v7; build it with gantry build --platform linux/arm/v7,linux/amd64, " +
+		"or allow emulators with --emulate"
 	if got := f.Explain(1); got != want {
 		t.Errorf("it explains\n%s, want\n%s", got, want)
+	}
+	if got := names(parse("linux/386", "linux/amd64")); got != "linux/amd64" {
+		t.Errorf("a PC is called %s", got)
 	}
 	if got := names(parse("linux/arm/v6", "linux/arm/v7", "linux/arm64")); got != "linux/arm/v7,linux/arm64" {
 		t.Errorf("a Pi is %s", got)

@@ -120,7 +120,8 @@ func Choose(d *api.NodeDescription, p *api.Placement) *ocispec.Platform {
 	return nil
 }
 
-// names has one word for each architecture, as people name them: amd64 for all its variants, and the best of arm's.
+// names has one word for each kind of machine, as people name them: amd64 for all its variants and what it runs of older ones, and
+// the best of arm's.
 func names(all []ocispec.Platform) string {
 	var words []string
 	for _, p := range all {
@@ -128,7 +129,8 @@ func names(all []ocispec.Platform) string {
 			p.Variant = ""
 		}
 		better := func(q ocispec.Platform) bool {
-			return q.Architecture == "arm" && p.Architecture == "arm" && q.OS == p.OS && q.Variant > p.Variant
+			return q.OS == p.OS && (q.Architecture == "arm" && p.Architecture == "arm" && q.Variant > p.Variant ||
+				q.Architecture == "amd64" && p.Architecture == "386")
 		}
 		if word := platforms.Format(p); !slices.Contains(words, word) && !slices.ContainsFunc(all, better) {
 			words = append(words, word)
