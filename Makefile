@@ -94,6 +94,17 @@ bench: setup bases peers ## compare with buildkitd, buildctl and docker.io; writ
 	@testdata/peers/dockerio.sh
 	$(GO) test -timeout 60m -run '^$$' -bench Against -benchtime 1x ./cmd/gantry
 
+PACKAGES ?= amd64 arm64 arm
+
+packages: setup build ## make static programs and Debian packages for PACKAGES in dist/ (as root: it fetches other architectures' libraries)
+	rm -rf .cache/pages dist
+	env -u GOARCH -u GOARM $(GO) run ./cmd/man .cache/pages
+	for arch in $(PACKAGES); do \
+		$(MAKE) build GOARCH=$$arch && \
+		internal/packages/build.sh bin/gantry$$([ $$arch = $(HOSTARCH) ] || echo -$$arch) \
+			$$([ $$arch = arm ] && echo armhf || echo $$arch) $(VERSION) .cache/pages dist || exit 1; \
+	done
+
 install: build ## install to PREFIX (/usr/local)
 	install -D -m 0755 bin/gantry $(DESTDIR)$(PREFIX)/bin/gantry
 
@@ -101,4 +112,4 @@ clean: ## remove what was built and downloaded
 	rm -rf bin .cache {internal/payload,cmd/gantry}/bin/*/{*.zst,manifest.json}
 
 FORCE:
-.PHONY: help build setup bases vms e2e-vm demo test faults race peers lint bench install clean FORCE
+.PHONY: help build packages setup bases vms e2e-vm demo test faults race peers lint bench install clean FORCE

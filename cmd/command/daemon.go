@@ -15,6 +15,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	systemd "github.com/coreos/go-systemd/v22/daemon"
 	"github.com/moby/buildkit/cmd/buildkitd/config"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -114,6 +115,9 @@ func runDaemon(ctx context.Context, at *place, o daemonOptions) (err error) {
 		c.Close() // the starter waits for the end of the stream
 	}
 	ready = true
+	if _, err := systemd.SdNotify(true, systemd.SdNotifyReady); err != nil {
+		log.Warn("systemd can't be told that the daemon is ready", "error", err)
+	}
 	log.Info("ready", "socket", at.Socket(), "root", at.Root(), "version", thin.Version, "took", time.Since(begin).Round(time.Millisecond))
 	if !o.auto {
 		o.idle = 0

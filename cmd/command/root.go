@@ -23,6 +23,11 @@ func Main(args []string) int {
 	if done {
 		return 0
 	}
+	return thin.Run(Root(), args, report)
+}
+
+// Root is the whole command line.
+func Root() *cobra.Command {
 	at := &place{&thin.Place{}}
 	root := thin.Root(at.Place)
 	root.TraverseChildren = true // Compose's flags come before its verbs
@@ -43,7 +48,7 @@ func Main(args []string) int {
 	}
 	mountBuildx(root, at)
 	mountCompose(root, at)
-	return thin.Run(root, args, report)
+	return root
 }
 
 // report prints err, after the lines of the Dockerfile that it is about.
