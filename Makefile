@@ -101,7 +101,7 @@ packages: setup build ## make static programs and Debian packages for PACKAGES i
 	env -u GOARCH -u GOARM $(GO) run ./cmd/man .cache/pages
 	for arch in $(PACKAGES); do \
 		$(MAKE) build GOARCH=$$arch && \
-		internal/packages/build.sh bin/gantry$$([ $$arch = $(HOSTARCH) ] || echo -$$arch) \
+		SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) internal/packages/build.sh bin/gantry$$([ $$arch = $(HOSTARCH) ] || echo -$$arch) \
 			$$([ $$arch = arm ] && echo armhf || echo $$arch) $(VERSION) .cache/pages dist || exit 1; \
 	done
 

@@ -56,10 +56,15 @@ func TestPackage(t *testing.T) {
 	if out := inside(t, root, "gantry", "--version"); !strings.HasPrefix(out, "gantry ") {
 		t.Errorf("the program says %s", out)
 	}
+	listed := run("dpkg-deb", "-c", deb) // a slim Debian leaves pages out
+	for _, page := range []string{"gantry.1.gz", "gantry-stack-deploy.1.gz", "gantry-cluster-backup.1.gz"} {
+		if !strings.Contains(listed, "/usr/share/man/man1/"+page) {
+			t.Errorf("the package has no page %s", page)
+		}
+	}
 	const enabled = "/etc/systemd/system/multi-user.target.wants/gantry.service"
 	for _, path := range []string{
-		enabled, "/usr/share/man/man1/gantry.1.gz", "/usr/share/man/man1/gantry-stack-deploy.1.gz",
-		"/usr/share/bash-completion/completions/gantry", "/usr/share/zsh/vendor-completions/_gantry",
+		enabled, "/usr/share/bash-completion/completions/gantry", "/usr/share/zsh/vendor-completions/_gantry",
 		"/usr/share/fish/vendor_completions.d/gantry.fish", "/usr/share/doc/gantry/copyright",
 	} {
 		if _, err := os.Lstat(root + path); err != nil {

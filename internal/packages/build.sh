@@ -4,6 +4,7 @@
 set -euo pipefail
 program=$1 arch=$2 version=$3 pages=$4 out=$5
 here=$(dirname "$0")
+export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-0} # dpkg-deb reads it, too
 # Debian's versions begin with a digit; ~ comes before every release.
 version=${version#v}
 [[ $version == [0-9]*.* ]] || version="0~$version"
@@ -44,7 +45,7 @@ Description: builds, ships and runs containers for several architectures
  clients work with it.
 END
 mkdir -p "$out"
-find "$root" -exec touch --no-dereference --date="@${SOURCE_DATE_EPOCH:-0}" {} +
+find "$root" -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" {} +
 dpkg-deb --root-owner-group -Zgzip -z1 --build "$root" "$out/gantry_${version}_$arch.deb" >/dev/null
 install -m 755 "$program" "$out/gantry-linux-$arch"
 echo "$out/gantry_${version}_$arch.deb"
