@@ -10,18 +10,24 @@ import (
 	"golang.org/x/crypto/bcrypt"
 )
 
-// serves starts a registry at an address of this host, and returns where it is.
-func (h *host) serves(port string, args ...string) (at string, end func()) {
+// serves starts a registry at a port of this host, and returns where it is.
+func (h *host) serves(port string, args ...string) (at string) {
 	h.t.Helper()
 	at = h.ip + ":" + port
-	end = h.serveRegistry(append([]string{"--addr", at}, args...)...)
+	h.servesAt(at, append([]string{"--addr", at}, args...)...)
+	return at
+}
+
+// servesAt starts a registry, and waits until it answers at an address.
+func (h *host) servesAt(at string, args ...string) {
+	h.t.Helper()
+	h.serveRegistry(args...)
 	eventually(h.t, "the registry at "+at, func() error {
 		if out, err := h.get("http://" + at + "/v2/"); err != nil && strings.Contains(err.Error(), "refused") {
 			return errors.Join(err, errors.New(out))
 		}
 		return nil
 	})
-	return at, end
 }
 
 // A node that joins trusts the cluster's registries, whichever node serves them: over TLS, over plain HTTP, with a password. A worker
@@ -37,14 +43,14 @@ func TestClusterTrusts(t *testing.T) {
 	if err := os.WriteFile(users, []byte("ann:"+string(word)+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	first, _ := m.serves("5000", "--tls", "--htpasswd", users)
-	plain, _ := m.serves("5001", "--open")
+	first := m.serves("5000", "--tls", "--htpasswd", users)
+	plain := m.serves("5001", "--open")
 	m.run("login", "-u", "ann", "-p", "secret", first)
 	m.run("build", "-q", "-t", first+"/app", "--push", tellsMachine(t, "tls"))
 	m.run("build", "-q", "--registry-http", plain, "-t", plain+"/open", "--push", tellsMachine(t, "plain"))
 	m.run("swarm", "init", "--advertise-addr", m.ip)
 	w.run("swarm", "join", "--token", m.run("swarm", "join-token", "-q", "worker"), m.ip)
-	third, _ := w.serves("5000", "--tls", "--open")
+	third := w.serves("5000", "--tls", "--open")
 	w.run("build", "-q", "-t", third+"/app", "--push", tellsMachine(t, "worker's"))
 	late.run("swarm", "join", "--token", m.run("swarm", "join-token", "-q", "worker"), m.ip)
 

@@ -1,8 +1,12 @@
 package main
 
 import (
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -36,7 +40,7 @@ func TestClusterPCAndPi(t *testing.T) {
 		do   func()
 	}{
 		{"A, a registry over TLS", func() {
-			registry, _ := pc.serves("5000", "--tls", "--open")
+			registry := pc.serves("5000", "--tls", "--open")
 			pc.run("build", "-q", "--platform", both, "-t", registry+"/app:a", "--push", app)
 			pc.run("rmi", "-f", registry+"/app:a")
 			deploy("services: {app: {image: " + registry + "/app:a, ports: ['8080:8080'], deploy: {replicas: 2}}}\n")
@@ -45,7 +49,7 @@ func TestClusterPCAndPi(t *testing.T) {
 			}
 		}},
 		{"B, a registry over plain HTTP", func() {
-			registry, _ := pc.serves("5001", "--open")
+			registry := pc.serves("5001", "--open")
 			for tag, platform := range map[string]string{"pc": "linux/amd64", "pi": "linux/arm/v7"} {
 				pc.run("build", "-q", "--platform", platform, "--registry-http", registry, "-t", registry+"/app:"+tag, "--push", app)
 				pc.run("rmi", "-f", registry+"/app:"+tag)
@@ -88,4 +92,100 @@ func stackOf(t *testing.T, dir, text string) string {
 		t.Fatal(err)
 	}
 	return file
+}
+
+// passage is a part of a tutorial that a user types, or a file.
+type passage struct {
+	kind  string // console or yaml
+	lines []string
+}
+
+// passages are a tutorial's, in order.
+func passages(t *testing.T, path string) (all []passage) {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, part := range strings.Split(string(text), "\n```") {
+		if i%2 == 1 {
+			lines := strings.Split(part, "\n")
+			all = append(all, passage{lines[0], lines[1:]})
+		}
+	}
+	return all
+}
+
+// The tutorial does what it says: each of its blocks is run, in order. There is no name server in the test's network, so that addresses
+// stand for the machines' names where a program is to find one; and the service is one that needs no packages.
+func TestTutorialPCAndPi(t *testing.T) {
+	hosts := newHosts(t, 2)
+	addresses := strings.NewReplacer("--advertise-addr alfred", "--advertise-addr "+hosts[0].ip, ") alfred", ") "+hosts[0].ip,
+		"alfred:5", hosts[0].ip+":5", "//alfred", "//"+hosts[0].ip, "//rpi1", "//"+hosts[1].ip)
+	work := t.TempDir()
+	if err := os.Rename(tellsMachine(t, "app"), filepath.Join(work, "simple-rest-app")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(program(t), filepath.Join(work, "gantry")); err != nil {
+		t.Fatal(err)
+	}
+	machines := map[string]*host{}
+	for i, name := range []string{"alfred", "rpi1"} {
+		h := hosts[i]
+		h.kill()
+		h.name = name
+		h.within = h.enter()
+		if i == 1 {
+			h.env = append(h.env, "GANTRY_SAYS_NATIVE=linux/arm/v7")
+		}
+		h.start()
+		machines[name] = h
+	}
+	answers := ""
+	for _, b := range passages(t, "../../docs/tutorials/pc-and-pi.md") {
+		if b.kind == "yaml" {
+			text := addresses.Replace(strings.Join(b.lines, "\n")) + "\n"
+			if err := os.WriteFile(filepath.Join(work, "stack.yaml"), []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		for _, line := range b.lines {
+			name, command, ok := strings.Cut(line, "# ")
+			if !ok || machines[name] == nil {
+				t.Fatalf("on which machine is %q?", line)
+			}
+			out := machines[name].types(work, addresses.Replace(command))
+			if strings.HasPrefix(command, "curl ") {
+				answers += out
+			}
+		}
+	}
+	for _, want := range []string{"app amd64", "app arm"} {
+		if n := strings.Count(answers, want+"\n"); n != 4 {
+			t.Errorf("%q was answered %d times, want 4: %q", want, n, answers)
+		}
+	}
+}
+
+// types runs a line of a shell's on the host, as a user does. What it starts in the background ends with the test.
+func (h *host) types(dir, line string) string {
+	h.t.Helper()
+	if rest, ok := strings.CutSuffix(line, " &"); ok {
+		args := strings.Fields(strings.TrimPrefix(rest, "gantry registry serve"))
+		h.servesAt(args[slices.Index(args, "--addr")+1], args...)
+		return ""
+	}
+	all := slices.Concat(h.within, []string{"sh", "-c", line})
+	var out []byte
+	eventually(h.t, h.name+"# "+line, func() (err error) { // a name and a port are known at once, and everywhere a moment later
+		cmd := exec.CommandContext(h.t.Context(), all[0], all[1:]...)
+		cmd.Dir = dir
+		cmd.Env = slices.Concat(os.Environ(), h.env, []string{"PATH=" + dir + ":" + os.Getenv("PATH")})
+		if out, err = cmd.CombinedOutput(); err != nil {
+			err = fmt.Errorf("%w: %s", err, out)
+		}
+		return err
+	})
+	return string(out)
 }

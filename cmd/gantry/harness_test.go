@@ -347,8 +347,8 @@ func (g *gantry) registry(tls bool) string {
 	return host
 }
 
-// serveRegistry starts a registry, which ends with the test or with end.
-func (g *gantry) serveRegistry(args ...string) (end func()) {
+// serveRegistry starts a registry, which ends with the test.
+func (g *gantry) serveRegistry(args ...string) {
 	g.t.Helper()
 	cmd := g.command(append([]string{"registry", "serve"}, args...)...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
@@ -357,12 +357,10 @@ func (g *gantry) serveRegistry(args ...string) (end func()) {
 	if err := cmd.Start(); err != nil {
 		g.t.Fatal(err)
 	}
-	end = sync.OnceFunc(func() {
+	g.t.Cleanup(func() {
 		_ = cmd.Process.Signal(os.Interrupt)
 		_ = cmd.Wait()
 	})
-	g.t.Cleanup(end)
-	return end
 }
 
 // eventually waits up to a minute for f to return nil.

@@ -61,8 +61,12 @@ func (c *Cluster) Examine(ctx context.Context) ([]check.Finding, error) {
 			}
 		}
 	}
+	members, err := c.Members(ctx)
+	for _, o := range members {
+		look(func() check.Finding { return gives(ctx, o) })
+	}
 	asking.Wait()
-	return append(all, forwards()), nil
+	return append(all, forwards()), err
 }
 
 // reaches checks a TCP port of a manager.
@@ -75,6 +79,21 @@ func reaches(ctx context.Context, address, what string) check.Finding {
 		_, port, _ := net.SplitHostPort(address)
 		f.Text = fmt.Sprintf("%s does not answer: %v", what, err)
 		f.Next = "open TCP " + port + " of the managers to all nodes, and look whether the manager runs"
+		return f
+	}
+	conn.Close()
+	return f
+}
+
+// gives checks the port by which nodes give each other images.
+func gives(ctx context.Context, o topology.Member) check.Finding {
+	f := check.Finding{Subject: fmt.Sprintf("node %s at %s", o.Name, o.At), Text: "gives other nodes the images that it has"}
+	ctx, cancel := context.WithTimeout(ctx, probeWait)
+	defer cancel()
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", o.At)
+	if err != nil {
+		f.Text = fmt.Sprintf("images that only it has are not to be had: %v", err)
+		f.Next = fmt.Sprintf("open TCP %d between all nodes", topology.ListenPort)
 		return f
 	}
 	conn.Close()

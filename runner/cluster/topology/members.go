@@ -111,7 +111,7 @@ func Transport(id Identity, find func(ctx context.Context, node string) (address
 				return nil, err
 			}
 			config.ServerName = node
-			return (&tls.Dialer{Config: config}).DialContext(ctx, network, at)
+			return (&tls.Dialer{Config: config, NetDialer: &net.Dialer{Timeout: answerWithin / 2}}).DialContext(ctx, network, at)
 		},
 	}
 }
