@@ -139,13 +139,7 @@ func TestClusterSurvivesItsDaemon(t *testing.T) {
 // One image name for two architectures: each node runs its own, and one that fits nowhere says so, until emulators are
 // allowed.
 func TestClusterOfTwoArchitectures(t *testing.T) {
-	hosts := newHosts(t, 2)
-	pc, pi := hosts[0], hosts[1]
-	pi.kill()
-	pi.env = append(pi.env, "GANTRY_SAYS_NATIVE=linux/arm/v7")
-	pi.start()
-	pc.run("swarm", "init", "--advertise-addr", pc.ip)
-	pi.run("swarm", "join", "--token", pc.run("swarm", "join-token", "-q", "worker"), pc.ip)
+	pc, pi := pcAndPi(t)
 	dir := t.TempDir()
 	for name, platforms := range map[string]string{"two": both, "one": "linux/amd64", "other": "linux/arm64"} {
 		archive := filepath.Join(dir, name)

@@ -58,9 +58,7 @@ func mixedCluster(t *testing.T) (pc, pi, second *host) {
 	pc, pi, second = hosts[0], hosts[1], hosts[2]
 	pc.run("swarm", "init", "--advertise-addr", pc.ip)
 	for _, h := range []*host{pi, second} {
-		h.kill()
-		h.env = append(h.env, "GANTRY_SAYS_NATIVE=linux/arm/v7")
-		h.start()
+		h.restartAs("", "linux/arm/v7")
 		h.run("swarm", "join", "--token", pc.run("swarm", "join-token", "-q", "manager"), pc.ip)
 	}
 	return pc, pi, second

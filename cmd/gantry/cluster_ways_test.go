@@ -11,16 +11,36 @@ import (
 	"time"
 )
 
+// restartAs has a host start its daemon anew, as a machine of a name that runs a platform natively; either may be as it is.
+func (h *host) restartAs(name, native string) {
+	h.t.Helper()
+	h.kill()
+	if name != "" {
+		h.name = name
+		h.within = h.enter()
+	}
+	if native != "" {
+		h.env = append(h.env, "GANTRY_SAYS_NATIVE="+native)
+	}
+	h.start()
+}
+
+// pcAndPi is a cluster of two machines, of which the second runs programs for ARMv7.
+func pcAndPi(t *testing.T) (pc, pi *host) {
+	t.Helper()
+	hosts := newHosts(t, 2)
+	pc, pi = hosts[0], hosts[1]
+	pi.restartAs("", "linux/arm/v7")
+	pc.run("swarm", "init", "--advertise-addr", pc.ip)
+	pi.run("swarm", "join", "--token", pc.run("swarm", "join-token", "-q", "worker"), pc.ip)
+	return pc, pi
+}
+
 // The whole way on two machines, a PC and a Raspberry Pi, three times: by a registry over TLS and one image name, by a registry over
 // plain HTTP and an image for each machine, and without any registry. Both machines answer, each by its own architecture.
 func TestClusterPCAndPi(t *testing.T) {
-	hosts := newHosts(t, 2)
-	pc, pi := hosts[0], hosts[1]
-	pi.kill()
-	pi.env = append(pi.env, "GANTRY_SAYS_NATIVE=linux/arm/v7")
-	pi.start()
-	pc.run("swarm", "init", "--advertise-addr", pc.ip)
-	pi.run("swarm", "join", "--token", pc.run("swarm", "join-token", "-q", "worker"), pc.ip)
+	pc, pi := pcAndPi(t)
+	hosts := []*host{pc, pi}
 	app := tellsMachine(t, "app")
 	deploy := func(text string, args ...string) {
 		t.Helper()
@@ -129,18 +149,9 @@ func TestTutorialPCAndPi(t *testing.T) {
 	if err := os.Symlink(program(t), filepath.Join(work, "gantry")); err != nil {
 		t.Fatal(err)
 	}
-	machines := map[string]*host{}
-	for i, name := range []string{"alfred", "rpi1"} {
-		h := hosts[i]
-		h.kill()
-		h.name = name
-		h.within = h.enter()
-		if i == 1 {
-			h.env = append(h.env, "GANTRY_SAYS_NATIVE=linux/arm/v7")
-		}
-		h.start()
-		machines[name] = h
-	}
+	machines := map[string]*host{"alfred": hosts[0], "rpi1": hosts[1]}
+	hosts[0].restartAs("alfred", "")
+	hosts[1].restartAs("rpi1", "linux/arm/v7")
 	answers := ""
 	for _, b := range passages(t, "../../docs/tutorials/pc-and-pi.md") {
 		if b.kind == "yaml" {

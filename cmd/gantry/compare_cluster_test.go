@@ -12,15 +12,9 @@ import (
 // BenchmarkClusterNetwork sends between two nodes by an overlay network, and beside it by the network below; by a service's virtual
 // address, and beside it straight to its task.
 func BenchmarkClusterNetwork(b *testing.B) {
-	hosts := newCluster(b, 1, 1)
-	m, w := hosts[0], hosts[1]
-	m.run("network", "create", "-d", "overlay", "n")
-	m.service("--name", "sink", "--network", "n", "--constraint", "node.hostname==host1", "probe", "sink", ":9000")
-	m.service("--name", "client", "--network", "n", "--constraint", "node.hostname==host2", "probe", "sleep")
+	m, w := sinkAndClient(b)
 	m.run("run", "-d", "--network", "host", "probe", "sink", m.ip+":9001")
 	w.run("run", "-d", "--name", "below", "--network", "host", "probe", "sleep")
-	m.untilRuns("sink", 1)
-	m.untilRuns("client", 1)
 	task, vip := "", ""
 	eventually(b, "the service and its task have names", func() (err error) {
 		if task, err = w.inTask("client", "ask", "tasks.sink"); err == nil {
@@ -48,6 +42,19 @@ func BenchmarkClusterNetwork(b *testing.B) {
 	report(b, "overlay", "the other way", []row{flood, floodVIP, open, openVIP})
 }
 
+// sinkAndClient is a cluster of two nodes with a task on the first that takes what is sent, and one on the second, in one network.
+func sinkAndClient(b *testing.B) (m, w *host) {
+	b.Helper()
+	hosts := newCluster(b, 1, 1)
+	m, w = hosts[0], hosts[1]
+	m.run("network", "create", "-d", "overlay", "n")
+	m.service("--name", "sink", "--network", "n", "--constraint", "node.hostname==host1", "probe", "sink", ":9000")
+	m.service("--name", "client", "--network", "n", "--constraint", "node.hostname==host2", "probe", "sleep")
+	m.untilRuns("sink", 1)
+	m.untilRuns("client", 1)
+	return m, w
+}
+
 // probed is the time that the probe says it took.
 func probed(b *testing.B, out string, err error) time.Duration {
 	b.Helper()
@@ -61,13 +68,7 @@ func probed(b *testing.B, out string, err error) time.Duration {
 // BenchmarkClusterNetworkAgainstDocker sends between two nodes by an overlay network of gantry's and by one of Debian's docker.io in
 // Swarm mode, in network namespaces of one kind, in turn. Tasks are asked straight: docker.io's virtual addresses want IPVS.
 func BenchmarkClusterNetworkAgainstDocker(b *testing.B) {
-	hosts := newCluster(b, 1, 1)
-	m, w := hosts[0], hosts[1]
-	m.run("network", "create", "-d", "overlay", "n")
-	m.service("--name", "sink", "--network", "n", "--constraint", "node.hostname==host1", "probe", "sink", ":9000")
-	m.service("--name", "client", "--network", "n", "--constraint", "node.hostname==host2", "probe", "sleep")
-	m.untilRuns("sink", 1)
-	m.untilRuns("client", 1)
+	m, w := sinkAndClient(b)
 	task := ""
 	eventually(b, "the task has a name", func() (err error) {
 		task, err = w.inTask("client", "ask", "tasks.sink")
