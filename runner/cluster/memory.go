@@ -18,7 +18,8 @@ func inMemory(dir string) error {
 	if err := unix.Statfs(dir, &fs); err != nil {
 		return err
 	}
-	if fs.Type == unix.RAMFS_MAGIC || fs.Type == unix.TMPFS_MAGIC && noSwap(dir) {
+	kind := uint32(fs.Type) // which is 32 bits wide on some machines, and 64 on others
+	if kind == unix.RAMFS_MAGIC || kind == unix.TMPFS_MAGIC && noSwap(dir) {
 		return nil
 	}
 	return mountMemory(dir)
