@@ -37,6 +37,9 @@ func (m *Manager) watch(c *container, r *run, exit <-chan client.ExitStatus) {
 // waits is told, and then the container is restarted or removed if so agreed.
 func (m *Manager) ended(c *container, r *run, code int, at time.Time) {
 	ctx := context.WithoutCancel(m.ctx)
+	if err := c.noteEnd(code, at); err != nil {
+		m.log.Error("noting how a container has ended", "container", c.id, "error", err)
+	}
 	m.free(ctx, c, r)
 	c.mu.Lock()
 	lived := at.Sub(c.rec.State.StartedAt)
@@ -68,6 +71,20 @@ func (m *Manager) ended(c *container, r *run, code int, at time.Time) {
 	case rec.HostConfig.AutoRemove && !rec.State.Removing && !restarting:
 		m.background(func() { m.autoRemove(c) })
 	}
+}
+
+// noteEnd keeps how a run has ended before its task goes, and what the shim knows with it: a daemon that is killed in between leaves it
+// to the next one.
+func (c *container) noteEnd(code int, at time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.rec.State.ExitCode, c.rec.State.FinishedAt = code, at.UTC()
+	return c.save()
+}
+
+// noted is how a run has ended that the record has as running still.
+func (s State) noted() (code int, at time.Time, ok bool) {
+	return s.ExitCode, s.FinishedAt, s.Running && s.FinishedAt.After(s.StartedAt)
 }
 
 // free gives back what a run held in the kernel. Nothing in it may keep the end from being booked.

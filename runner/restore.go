@@ -205,10 +205,11 @@ func (m *Manager) look(ctx context.Context, c *container) found {
 	}
 	if errdefs.IsNotFound(err) {
 		f.died = rec.State.Running && !rec.State.Restarting
+		f.code = exitUnknown
 		if code, at, ok := m.store.Exit(c.id); ok && f.died {
 			f.code, f.at = int(code), at
-		} else {
-			f.code = exitUnknown
+		} else if code, at, ok := rec.State.noted(); ok {
+			f.code, f.at = code, at
 		}
 		return f
 	}
@@ -251,6 +252,9 @@ func (m *Manager) lookTask(ctx context.Context, cont client.Container, f *found)
 		f.died, f.code = true, int(st.ExitStatus)
 		if !st.ExitTime.IsZero() {
 			f.at = st.ExitTime
+		}
+		if err := f.c.noteEnd(f.code, f.at); err != nil {
+			return err
 		}
 	}
 	_, err = task.Delete(ctx, client.WithProcessKill)
