@@ -52,7 +52,11 @@ func shareBy(ctx context.Context, m Manager, all map[string]topology.Registry) (
 		if err == nil || !strings.Contains(err.Error(), "update out of sequence") {
 			return err
 		}
-		time.Sleep(50 * time.Millisecond)
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 	}
 	return err
 }
