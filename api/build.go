@@ -101,6 +101,13 @@ func upgrade(w http.ResponseWriter, proto string) (net.Conn, error) {
 	return conn, nil
 }
 
+// ServeHTTP implements http.Handler for those who may build here by other ways: it takes over the connection for BuildKit's API.
+func (b *Build) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if err := b.upgradeToGRPC(w, r); err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+	}
+}
+
 func (b *Build) upgradeToGRPC(w http.ResponseWriter, _ *http.Request) error {
 	conn, err := upgrade(w, "h2c")
 	if err == nil {

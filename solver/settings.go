@@ -21,6 +21,7 @@ import (
 	"tags.cncf.io/container-device-interface/pkg/cdi"
 
 	dockerfile "github.com/gantry-build/gantry/frontend"
+	"github.com/gantry-build/gantry/solver/farm"
 )
 
 // entitled are the entitlements that clients may use: those of the configuration's insecure-entitlements,
@@ -62,7 +63,7 @@ func provenanceEnv(dir string) (map[string]any, error) {
 }
 
 // frontends are those that the configuration's [frontend] leaves on: the one inside, and those in images.
-func frontends(c *config.Config, workers worker.Infos) (map[string]bkfrontend.Frontend, error) {
+func frontends(c *config.Config, workers worker.Infos, f *farm.Farm) (map[string]bkfrontend.Frontend, error) {
 	all := map[string]bkfrontend.Frontend{}
 	on := func(e *bool) bool { return e == nil || *e }
 	if on(c.Frontends.Dockerfile.Enabled) {
@@ -74,6 +75,11 @@ func frontends(c *config.Config, workers worker.Infos) (map[string]bkfrontend.Fr
 			return nil, fmt.Errorf("configuration: frontend.gateway.v0.allowedRepositories: %w", err)
 		}
 		all["gateway.v0"] = gw
+	}
+	if f != nil {
+		for name, front := range all {
+			all[name] = f.Frontend(front)
+		}
 	}
 	return all, nil
 }

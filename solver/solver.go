@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -45,6 +46,7 @@ import (
 	"github.com/gantry-build/gantry/qemu"
 	"github.com/gantry-build/gantry/solver/debug"
 	"github.com/gantry-build/gantry/solver/explain"
+	"github.com/gantry-build/gantry/solver/farm"
 )
 
 // Platforms is what the solver needs of the machine's emulation; *qemu.Machine has it.
@@ -65,6 +67,9 @@ type Options struct {
 	Config    *config.Config // buildkitd.toml's settings
 	Version   string         // gantry's own
 
+	// Farm has steps run elsewhere; nil: all run here.
+	Farm *Farm
+
 	// Sandbox makes the network namespace of a step that shares none with the host. It is called
 	// from many goroutines, and not after Close.
 	Sandbox func(context.Context) (Sandbox, error)
@@ -77,6 +82,13 @@ type Options struct {
 	Scan     Scan // makes SBOMs
 	// Requests see what a client asks for before BuildKit does; they may change it.
 	Requests []grpc.UnaryServerInterceptor
+}
+
+// Farm is how other machines are found that run steps for this one, and how what they made gets here (package farm).
+type Farm struct {
+	Nodes func(ctx context.Context, p ocispec.Platform) (all []farm.Node, ok bool)
+	Blobs farm.Blobs
+	Log   *slog.Logger
 }
 
 // Exporting is what an exporter is made of.
@@ -134,7 +146,7 @@ func (s *Solver) start(ctx context.Context, o Options) error {
 	if s.Sessions, err = session.NewManager(); err != nil {
 		return err
 	}
-	fronts, err := frontends(o.Config, s.worker.Infos())
+	fronts, err := frontends(o.Config, s.worker.Infos(), w.farm)
 	if err != nil {
 		return err
 	}
@@ -160,8 +172,8 @@ func (s *Solver) start(ctx context.Context, o Options) error {
 		WorkerController:          s.worker,
 		Frontends:                 fronts,
 		ProvenanceEnv:             env,
-		ResolveCacheExporterFuncs: cacheExporters(o, s.Sessions),
-		ResolveCacheImporterFuncs: cacheImporters(o, s.Sessions, w.ContentStore()),
+		ResolveCacheExporterFuncs: cacheExporters(o, s.Sessions, w.farm),
+		ResolveCacheImporterFuncs: cacheImporters(o, s.Sessions, w.ContentStore(), w.farm),
 		CacheManager:              bksolver.NewCacheManager(ctx, "local", steps, worker.NewCacheResultStorage(s.worker)),
 		Entitlements:              entitled(o.Config),
 		ProxyNetwork:              o.Config.ProxyNetwork,

@@ -32,6 +32,7 @@ import (
 	"github.com/gantry-build/gantry/qemu"
 	"github.com/gantry-build/gantry/solver/debug"
 	"github.com/gantry-build/gantry/solver/explain"
+	"github.com/gantry-build/gantry/solver/farm"
 	"github.com/gantry-build/gantry/solver/local"
 )
 
@@ -50,7 +51,8 @@ type gantryWorker struct {
 	logLimit int64 // of a step, in bytes
 	gateway  func() netip.Addr
 	scan     Scan
-	version  string // gantry's
+	version  string     // gantry's
+	farm     *farm.Farm // nil when all steps run here
 }
 
 func newWorker(ctx context.Context, o Options, failed *debug.Steps, notes *explain.Notes) (*gantryWorker, error) {
@@ -88,10 +90,20 @@ func newWorker(ctx context.Context, o Options, failed *debug.Steps, notes *expla
 	if err := local.Register(bw, notes); err != nil {
 		return nil, err
 	}
-	return &gantryWorker{
+	w := &gantryWorker{
 		Worker: bw, exporter: o.Exporter, execs: execs, failed: failed, notes: notes,
 		logLimit: logLimit, gateway: gatewayOf(o, networkMode), scan: o.Scan, version: o.Version,
-	}, nil
+	}
+	if o.Farm != nil {
+		w.farm = farm.New(farm.Options{
+			Nodes: o.Farm.Nodes, Blobs: o.Farm.Blobs, Log: o.Farm.Log, Content: bw.ContentStore(), Leases: bw.LeaseManager(),
+			Native: func(p ocispec.Platform) bool {
+				way, err := o.Platforms.Way(p)
+				return err == nil && way.Mode != qemu.Emulated
+			},
+		})
+	}
+	return w, nil
 }
 
 // newBase is BuildKit's worker over the store; opt says how steps run.
@@ -184,6 +196,11 @@ func (w *gantryWorker) ResolveOp(
 	}
 	if src, ok := op.Op.(*pb.Op_Source); ok && src.Source.Identifier == scannerID {
 		return scannerImage{w, w.version}, nil
+	}
+	if src, ok := op.Op.(*pb.Op_Source); ok && w.farm != nil {
+		if work := w.farm.Op(src.Source.Identifier, w); work != nil {
+			return work, nil
+		}
 	}
 	step, ok := op.Op.(*pb.Op_Exec)
 	if !ok {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -41,7 +40,6 @@ import (
 
 // openCluster takes up this machine's membership of a cluster, if it has one.
 func (d *daemon) openCluster(trusted *trust.Store) error {
-	blobs := d.store.Client.ContentStore()
 	d.cluster = cluster.New(cluster.Options{
 		Root: d.at.clusterRoot(), State: filepath.Join(d.at.State(), "cluster"), Runner: d.runner, Network: d.network,
 		Describe: d.describe, Pull: d.pullForTask, Log: d.log,
@@ -60,20 +58,10 @@ func (d *daemon) openCluster(trusted *trust.Store) error {
 			}
 			return trusted.SetShared(entries)
 		},
-		Blobs: &peer.Server{Content: blobs, Find: d.mover.Layer, Log: d.log},
+		Blobs: &peer.Server{Content: d.store.Client.ContentStore(), Find: d.mover.Layer, Log: d.log}, Build: d.build,
 	})
-	d.mover.Peers = &peer.Client{Content: blobs, Nodes: d.members, HTTP: &http.Client{Transport: d.cluster.Transport()}, Log: d.log}
 	d.closers = append(d.closers, d.cluster.Close)
 	return d.cluster.Resume()
-}
-
-// members are the other nodes, as those who ask for blobs know them.
-func (d *daemon) members(ctx context.Context) (all []peer.Node, err error) {
-	found, err := d.cluster.Members(ctx)
-	for _, m := range found {
-		all = append(all, peer.Node{ID: m.ID, Name: m.Name})
-	}
-	return all, err
 }
 
 // nativeVariable has a machine say that it runs other platforms natively than it does, for tests of mixed clusters.

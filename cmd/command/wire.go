@@ -53,6 +53,8 @@ type daemon struct {
 	server  *api.Server
 	cluster *cluster.Cluster
 	mover   *transfer.Mover
+	nodes   *nodes
+	build   *api.Build
 	stop    chan struct{} // a request to stop
 	end     context.CancelFunc
 	closers []func() // in the order of opening
@@ -97,6 +99,7 @@ func openDaemon(ctx context.Context, at *place, cfg settings, log *slog.Logger) 
 	if err := d.openNetwork(ctx, cfg.pools); err != nil {
 		return nil, err
 	}
+	d.openNodes()
 	trusted := trust.New(trust.Options{Root: at.Root(), Shared: at.sharedTrust(), Static: cfg.Registries, Log: log})
 	var eg errgroup.Group // the one restores containers while the other opens databases
 	eg.Go(func() error { return d.openSolver(ctx, cfg.Config, runc, trusted) })
@@ -106,7 +109,8 @@ func openDaemon(ctx context.Context, at *place, cfg settings, log *slog.Logger) 
 	if err != nil {
 		return nil, err
 	}
-	d.mover = &transfer.Mover{Store: d.store, Hosts: trusted.Hosts}
+	d.mover = &transfer.Mover{Store: d.store, Hosts: trusted.Hosts, Peers: d.nodes.peers}
+	d.build = api.NewBuild(d.solver.Sessions, d.solver.Server)
 	if err := d.openCluster(trusted); err != nil {
 		return nil, err
 	}
@@ -165,7 +169,7 @@ func (d *daemon) openStore(ctx context.Context, bin, runc string) error {
 func (d *daemon) openSolver(ctx context.Context, cfg *config.Config, runc string, trusted *trust.Store) (err error) {
 	d.solver, err = solver.Start(ctx, solver.Options{
 		Root: filepath.Join(d.at.Root(), "solver"), Store: d.store, Runc: runc, Config: cfg, Version: thin.Version,
-		Platforms: d.qemu, Hosts: trusted.Hosts, Sandbox: d.sandbox, Gateway: d.network.Default().Up, Scan: listSoftware,
+		Platforms: d.qemu, Hosts: d.nodes.hosts(trusted.Hosts), Farm: d.nodes.farm(), Sandbox: d.sandbox, Gateway: d.network.Default().Up, Scan: listSoftware,
 		Requests: []grpc.UnaryServerInterceptor{d.roomToBuild, attest.OwnScanner(solver.Scanner, solver.ScannerEpoch), image.SharedLayers},
 		Exporter: func(e solver.Exporting) exporter.Exporter {
 			if e.Name != client.ExporterImage {
@@ -292,19 +296,18 @@ func (d *daemon) listen() error {
 		Store: d.store, Mover: d.mover, Login: d.mover.Login, Find: d.findImage, Records: d.runner.List, Publish: d.runner.Publish,
 		Containers: d.runner, Change: frontend.Change,
 	}
-	build := api.NewBuild(d.solver.Sessions, d.solver.Server)
-	build.Pruned = d.runner.Publish
-	usage := &api.Usage{Images: images, Build: build, Runner: d.runner, Root: d.at.Root()}
+	d.build.Pruned = d.runner.Publish
+	usage := &api.Usage{Images: images, Build: d.build, Runner: d.runner, Root: d.at.Root()}
 	handler := api.New(api.Options{
 		Runner: d.runner, Version: thin.Version, MinVersion: minVersion(d.log), Root: d.at.Root(), Images: images.Count, Log: d.log,
 		Info: d.facts, Swarm: &api.Swarm{Cluster: d.cluster, Platforms: d.imagePlatforms},
-		Extra: []func(*api.Router){images.Routes, build.Routes, usage.Routes, d.routes},
+		Extra: []func(*api.Router){images.Routes, d.build.Routes, usage.Routes, d.routes},
 	})
 	l, err := listenUnix(d.at.Socket())
 	if err != nil {
 		return err
 	}
-	d.server = api.Serve(l, handler, build)
+	d.server = api.Serve(l, handler, d.build)
 	d.closers = append(d.closers, d.server.Close)
 	if d.cfg.metrics == "" {
 		return nil

@@ -42,6 +42,7 @@ type Client struct {
 
 	mu     sync.Mutex
 	silent map[string]time.Time // members that did not answer, and when
+	parts  map[digest.Digest]part
 }
 
 // errWrong is of bytes that are not what their digest says.

@@ -62,6 +62,7 @@ type Options struct {
 	Describe func() *api.NodeDescription
 	Pull     func(ctx context.Context, image, auth string, p *ocispec.Platform) error
 	Blobs    http.Handler // what other nodes are answered beside the cluster's own; nil: nothing
+	Build    http.Handler // takes over a manager's connection for BuildKit's API; nil: this node builds for nobody
 	Log      *slog.Logger
 
 	// Trust has this machine believe what the cluster believes of registry hosts, and nothing else that it believed before; nil: it

@@ -65,6 +65,9 @@ func shareBy(ctx context.Context, m Manager, all map[string]topology.Registry) (
 func (m *member) answers() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle(topology.RegistriesPath, topology.Sharer(m.hub.Load, m.c.ShareRegistries))
+	if m.c.o.Build != nil {
+		mux.Handle(topology.BuildPath, topology.ManagersOnly(m.c.o.Build))
+	}
 	if m.c.o.Blobs != nil {
 		mux.Handle("/", m.c.o.Blobs)
 	}

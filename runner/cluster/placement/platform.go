@@ -102,6 +102,11 @@ func runs(has, image []ocispec.Platform) bool {
 	return false
 }
 
+// RunsNatively tells whether a node runs a platform without an emulator.
+func RunsNatively(d *api.NodeDescription, p ocispec.Platform) bool {
+	return runs(of(Native, d), []ocispec.Platform{platforms.Normalize(p)})
+}
+
 // Choose is which of an image's platforms a node runs: one that it has natively if there is one, else one that it emulates; nil
 // where nothing is known of the image.
 func Choose(d *api.NodeDescription, p *api.Placement) *ocispec.Platform {

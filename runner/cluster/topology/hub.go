@@ -73,6 +73,7 @@ type Hub struct {
 	networks map[string]string   // as JSON
 	needs    map[string][]string // of nodes, by their IDs
 	members  []Member
+	builders []Builder
 	trust    string        // in registries, as JSON
 	turn     chan struct{} // closed at the next change
 }
@@ -213,7 +214,8 @@ func (h *Hub) publish(s *store) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	same := h.known && h.trust == string(trust) && maps.Equal(h.networks, networks) && maps.EqualFunc(h.needs, needs, equal)
-	h.known, h.networks, h.needs, h.members, h.trust = true, networks, needs, members(s), string(trust)
+	h.known, h.networks, h.needs, h.trust = true, networks, needs, string(trust)
+	h.members, h.builders = members(s), builders(s)
 	if !same && h.turn != nil {
 		close(h.turn)
 		h.turn = nil

@@ -23,6 +23,28 @@ type Member struct {
 	At       string // HOST:PORT, where it talks to other nodes
 }
 
+// Builder is a node that is ready and takes work.
+type Builder struct {
+	Member
+	Description *api.NodeDescription
+}
+
+// Builders are the nodes that may build for others; none as long as nothing is known.
+func (h *Hub) Builders() []Builder {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.builders
+}
+
+func builders(s *store) (all []Builder) {
+	for _, m := range members(s) {
+		if n := s.nodes[m.ID]; n.Spec.Availability == api.NodeAvailabilityActive {
+			all = append(all, Builder{m, n.Description})
+		}
+	}
+	return all
+}
+
 // Members are the nodes that are ready, managers first; none as long as nothing is known.
 func (h *Hub) Members() []Member {
 	h.mu.Lock()
@@ -106,12 +128,17 @@ func Transport(id Identity, find func(ctx context.Context, node string) (address
 			if err != nil {
 				return nil, fmt.Errorf("node %s: %w", node, err)
 			}
-			config, err := id.config()
-			if err != nil {
-				return nil, err
-			}
-			config.ServerName = node
-			return (&tls.Dialer{Config: config, NetDialer: &net.Dialer{Timeout: answerWithin / 2}}).DialContext(ctx, network, at)
+			return dial(ctx, network, id, node, at)
 		},
 	}
+}
+
+// dial connects to the node of an ID, and no other, at an address, HOST:PORT.
+func dial(ctx context.Context, network string, id Identity, node, at string) (net.Conn, error) {
+	config, err := id.config()
+	if err != nil {
+		return nil, err
+	}
+	config.ServerName = node
+	return (&tls.Dialer{Config: config, NetDialer: &net.Dialer{Timeout: answerWithin / 2}}).DialContext(ctx, network, at)
 }
