@@ -97,6 +97,19 @@ func (e *executors) emulated(platform ocispec.Platform) (executor.Executor, erro
 	return x, nil
 }
 
+// refusing is for steps that don't run here: one whose result is known does not have to.
+type refusing struct {
+	executor.Executor
+	why error
+}
+
+// Run implements executor.Executor.
+func (r refusing) Run(
+	context.Context, string, executor.Mount, []executor.Mount, executor.ProcessInfo, chan<- struct{},
+) (resourcestypes.Recorder, error) {
+	return nil, r.why
+}
+
 // announcing tells the reader of a step's log how the step runs.
 type announcing struct {
 	executor.Executor

@@ -210,6 +210,9 @@ func (w *gantryWorker) ResolveOp(
 		return ops.NewExecOp(v, step, op.Platform, w.CacheMgr, w.ParallelismSem, sm, scanning{w.Executor(), w.scan}, w, nil, false)
 	}
 	exec, how, err := w.execs.forPlatform(op.Platform)
+	if err != nil && w.farm != nil && w.farm.Helps() {
+		exec, how, err = refusing{w.Executor(), err}, string(qemu.Native), nil // it may have run elsewhere
+	}
 	if err != nil {
 		return nil, err
 	}

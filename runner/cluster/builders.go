@@ -17,11 +17,11 @@ func (c *Cluster) Builders(p ocispec.Platform) (all []topology.Member, ok bool) 
 	if m == nil {
 		return nil, false
 	}
-	hub := m.hub.Load()
+	st, hub := m.status(), m.hub.Load()
 	if hub == nil {
-		return nil, false
+		return nil, st.Manager // one that does not know the others yet
 	}
-	own := m.status().NodeID
+	own := st.NodeID
 	for _, b := range hub.Builders() {
 		if b.ID == own {
 			continue

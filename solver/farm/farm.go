@@ -74,7 +74,8 @@ type work struct {
 	sessions *session.Manager
 	nodes    []Node
 
-	made []ocispec.Descriptor // of each part: its cache; none where nothing came of it
+	made  []ocispec.Descriptor // of each part: its cache; none where nothing came of it
+	helps bool                 // something came; guarded by the farm's mutex
 }
 
 // Frontend is one whose definitions may be solved elsewhere, in part.
@@ -162,6 +163,18 @@ func (f *Farm) find(id string) *work {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.work[id]
+}
+
+// Helps tells whether other machines have steps' results that are looked for here.
+func (f *Farm) Helps() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, w := range f.work {
+		if w.helps {
+			return true
+		}
+	}
+	return false
 }
 
 func (f *Farm) forget(id string) {

@@ -31,7 +31,12 @@ func (f *Farm) run(ctx context.Context, w *work, say func(format string, args ..
 		made, err := f.on(ctx, n, w)
 		switch {
 		case err == nil:
+			f.mu.Lock()
+			defer f.mu.Unlock()
 			w.made = made
+			for _, d := range made {
+				w.helps = w.helps || d.Digest != ""
+			}
 			return nil
 		case ctx.Err() != nil:
 			return context.Cause(ctx)

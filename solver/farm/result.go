@@ -55,9 +55,7 @@ func (r *result) ask(ctx context.Context) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.asked, r.err = ctx.Err() == nil, err
-	for _, d := range r.w.made {
-		r.helps = r.helps || d.Digest != ""
-	}
+	r.helps = r.w.helps
 	return err
 }
 
