@@ -37,6 +37,12 @@ type exporter struct {
 	farm *Farm
 }
 
+// exporting is what the step is called that keeps the results.
+const exporting = "keeping what was made for another node"
+
+// Name implements remotecache.Exporter.
+func (e *exporter) Name() string { return exporting }
+
 // Finalize implements remotecache.Exporter.
 func (e *exporter) Finalize(ctx context.Context) (map[string]string, error) {
 	_, ctx, err := leaseutil.NewLease(context.WithoutCancel(ctx), e.farm.o.Leases, leases.WithExpiration(kept))

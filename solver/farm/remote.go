@@ -196,6 +196,14 @@ func (l *link) watch(ctx context.Context, n Node, ref string) {
 		return
 	}
 	own := func(d digest.Digest) digest.Digest { return digest.FromString(ref + " " + d.String()) }
+	running, hidden := map[digest.Digest]*client.Vertex{}, map[digest.Digest]bool{}
+	defer func() {
+		now := time.Now()
+		for _, v := range running {
+			v.Completed = &now
+			write(ctx, v.Digest.String(), *v)
+		}
+	}()
 	for {
 		res, err := status.Recv()
 		if err != nil {
@@ -203,26 +211,37 @@ func (l *link) watch(ctx context.Context, n Node, ref string) {
 		}
 		s := client.NewSolveStatus(res)
 		for _, v := range s.Vertexes {
+			if v.Name == exporting {
+				hidden[v.Digest] = true
+				continue
+			}
 			v.Digest, v.Name = own(v.Digest), fmt.Sprintf("on %s: %s", n.Name, v.Name)
 			for i, in := range v.Inputs {
 				v.Inputs[i] = own(in)
 			}
-			write(ctx, v.Digest, v.Digest.String(), *v)
+			write(ctx, v.Digest.String(), *v)
+			if delete(running, v.Digest); v.Started != nil && v.Completed == nil {
+				running[v.Digest] = v
+			}
 		}
 		for _, log := range s.Logs {
 			log.Vertex = own(log.Vertex)
-			write(ctx, log.Vertex, identity.NewID(), *log)
+			write(ctx, identity.NewID(), *log)
 		}
 		for _, st := range s.Statuses {
-			write(ctx, own(st.Vertex), st.ID, progress.Status{
+			if hidden[st.Vertex] {
+				continue
+			}
+			// A status is always of the step in whose context it is written.
+			write(ctx, st.ID, progress.Status{
 				Action: st.Name, Current: int(st.Current), Total: int(st.Total), Started: st.Started, Completed: st.Completed,
 			})
 		}
 	}
 }
 
-func write(ctx context.Context, vertex digest.Digest, id string, v any) {
-	pw, _, _ := progress.NewFromContext(ctx, progress.WithMetadata("vertex", vertex))
+func write(ctx context.Context, id string, v any) {
+	pw, _, _ := progress.NewFromContext(ctx)
 	_ = pw.Write(id, v) // who does not look on misses it
 	_ = pw.Close()
 }
