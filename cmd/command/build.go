@@ -19,7 +19,7 @@ import (
 )
 
 // buildxVerbs are buildx's commands that are ours too. Their flags, output and exit codes are
-// buildx's own; where its builder is a choice among several, ours is the daemon of this place.
+// buildx's own; the builder is the daemon of this place unless another one was chosen.
 var buildxVerbs = []string{"build", "bake", "du", "prune"}
 
 // mountBuildx adds them to root, the subcommands of buildx's history to docker's history, and all of buildx as buildx.
@@ -30,27 +30,29 @@ func mountBuildx(root *cobra.Command, at *place) {
 	}
 	d := &builderDriver{at: at}
 	driver.Register(d)
-	for _, name := range []string{"docker", "docker-container", "kubernetes", "remote"} {
+	for _, name := range []string{"docker", "docker-container", "kubernetes"} {
 		driver.Register(called{d, name})
 	}
 	bx := buildx.NewRootCmd("buildx", false, docker)
-	_ = bx.PersistentFlags().Set("builder", "default") // the one of docker's own context, not the one last used
 	for _, name := range buildxVerbs {
 		cmd := child(bx, name)
 		bx.RemoveCommand(cmd)
 		cmd.GroupID = "build"
 		cmd.Aliases = nil
 		cmd.Annotations = nil
+		cmd.Flags().AddFlag(bx.PersistentFlags().Lookup("builder"))
 		cmd.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return initBuildx(cmd, docker, at) }
 		root.AddCommand(cmd)
 	}
 	extendBuild(child(root, "build"), at, d)
 	mountBuildxTree(root, at, d, docker)
+	mountBuilders(root, at, docker)
 
 	history := child(root, "history")
 	builds := child(bx, "history")
 	for _, cmd := range builds.Commands() {
 		builds.RemoveCommand(cmd)
+		cmd.Flags().AddFlag(bx.PersistentFlags().Lookup("builder"))
 		cmd.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return initBuildx(cmd, docker, at) }
 		history.AddCommand(cmd)
 	}
@@ -87,7 +89,10 @@ func initBuildx(cmd *cobra.Command, docker *command.DockerCli, at *place) error 
 	}
 	opts := cliflags.NewClientOptions()
 	opts.Hosts = []string{"unix://" + at.Socket()}
-	return docker.Initialize(opts)
+	if err := docker.Initialize(opts); err != nil {
+		return err
+	}
+	return chooseBuilder(cmd, docker)
 }
 
 func attests(f *pflag.FlagSet) bool {
@@ -141,7 +146,7 @@ func extendBuild(cmd *cobra.Command, at *place, d *builderDriver) {
 			noCache, _ := f.GetBool("no-cache")
 			err = errors.Join(err, d.explainCache(cmd.Context(), cmd.ErrOrStderr(), noCache))
 		}
-		return trust.ExplainText(err)
+		return trust.ExplainText(explainSilence(cmd, err))
 	}
 }
 

@@ -26,10 +26,9 @@ import (
 	"github.com/gantry-build/gantry/exporter/trust"
 )
 
-// mountBuildxTree adds `buildx`, all of it: whichever builder a command names, it is the daemon of this place.
+// mountBuildxTree adds `buildx`, all of it.
 func mountBuildxTree(root *cobra.Command, at *place, d *builderDriver, docker *command.DockerCli) {
 	bx := buildx.NewRootCmd("buildx", false, docker)
-	_ = bx.PersistentFlags().Set("builder", "default")
 	bx.GroupID = "build"
 	bx.Short = "Build with BuildKit, by the commands of docker's plugin"
 	bx.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return initBuildx(cmd, docker, at) }

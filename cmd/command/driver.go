@@ -33,7 +33,11 @@ func (d *builderDriver) Name() string          { return "gantry" }
 func (d *builderDriver) Usage() string         { return "gantry" }
 func (d *builderDriver) AllowsInstances() bool { return true }
 
-func (d *builderDriver) Priority(context.Context, string, moby.APIClient, map[string][]string) int {
+// Priority implements driver.Factory: a builder is ours unless it has another's address. The least counts.
+func (d *builderDriver) Priority(_ context.Context, endpoint string, _ moby.APIClient, _ map[string][]string) int {
+	if d.at.elsewhere(endpoint) {
+		return 100
+	}
 	return 1
 }
 
@@ -48,7 +52,7 @@ func (d *builderDriver) Bootstrap(context.Context, progress.Logger) error { retu
 func (d *builderDriver) Stop(context.Context, bool) error                 { return nil }
 func (d *builderDriver) Rm(context.Context, bool, bool, bool) error       { return nil }
 
-// called is the driver by another name: builders that a script makes with drivers of buildx's are this daemon, too.
+// called is the driver by another name: builders that a script has made anew, by drivers of buildx's, are this daemon, too.
 type called struct {
 	*builderDriver
 	name string

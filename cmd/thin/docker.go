@@ -31,7 +31,7 @@ var mounted = []string{
 }
 
 // extended are those of them that the engine adds to.
-var extended = []string{"pull", "push", "history", "system"}
+var extended = []string{"pull", "push", "history", "system", "builder"}
 
 // registered are the commands of the Docker CLI's packages that the program links. The CLI shows them by a package that
 // links all, and so Swarm's API and the schemas of Compose files, whose initialisation is half of a command's time. A
