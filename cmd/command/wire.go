@@ -169,7 +169,8 @@ func (d *daemon) openStore(ctx context.Context, bin, runc string) error {
 func (d *daemon) openSolver(ctx context.Context, cfg *config.Config, runc string, trusted *trust.Store) (err error) {
 	d.solver, err = solver.Start(ctx, solver.Options{
 		Root: filepath.Join(d.at.Root(), "solver"), Store: d.store, Runc: runc, Config: cfg, Version: thin.Version,
-		Platforms: d.qemu, Hosts: d.nodes.hosts(trusted.Hosts), Farm: d.nodes.farm(), Sandbox: d.sandbox, Gateway: d.network.Default().Up, Scan: listSoftware,
+		Platforms: d.qemu, Hosts: d.nodes.hosts(trusted.Hosts), Farm: d.nodes.farm(),
+		Sandbox: d.sandbox, Gateway: d.network.Default().Up, Scan: listSoftware,
 		Requests: []grpc.UnaryServerInterceptor{d.roomToBuild, attest.OwnScanner(solver.Scanner, solver.ScannerEpoch), image.SharedLayers},
 		Exporter: func(e solver.Exporting) exporter.Exporter {
 			if e.Name != client.ExporterImage {

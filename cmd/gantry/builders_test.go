@@ -78,6 +78,44 @@ func TestBuilders(t *testing.T) {
 func buildkitdByTLS(t *testing.T) []string {
 	t.Helper()
 	dir := t.TempDir()
+	certificates(t, dir)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := "tcp://" + l.Addr().String()
+	l.Close()
+	runc, err := filepath.Abs(need.File(t, "../../.cache/payload/amd64/runc", "build"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := func(name string) string { return filepath.Join(dir, name) }
+	daemon := exec.Command(need.File(t, "../../.cache/peers/buildkitd", "peers"), "--root", file("root"), "--addr", addr,
+		"--tlscacert", file("ca.pem"), "--tlscert", file("server.pem"), "--tlskey", file("server-key.pem"),
+		"--oci-worker-net", "host", "--oci-worker-snapshotter", "overlayfs", "--containerd-worker=false")
+	daemon.Env = append(os.Environ(), "PATH="+filepath.Dir(runc)+":"+os.Getenv("PATH"))
+	if err := daemon.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = daemon.Process.Signal(os.Interrupt)
+		_ = daemon.Wait()
+	})
+	eventually(t, "buildkitd listens", func() error {
+		c, err := net.Dial("tcp", strings.TrimPrefix(addr, "tcp://"))
+		if err == nil {
+			c.Close()
+		}
+		return err
+	})
+	return []string{
+		"--driver-opt", "cacert=" + file("ca.pem") + ",cert=" + file("client.pem") + ",key=" + file("client-key.pem"), addr,
+	}
+}
+
+// certificates writes an authority's, a server's and a client's into dir.
+func certificates(t *testing.T, dir string) {
+	t.Helper()
 	pair := func(name string, tmpl, parent *x509.Certificate, signer *ecdsa.PrivateKey) (*x509.Certificate, *ecdsa.PrivateKey) {
 		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 		if err != nil {
@@ -114,38 +152,6 @@ func buildkitdByTLS(t *testing.T) []string {
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
 	}, ca, key)
 	pair("client", &x509.Certificate{ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}, ca, key)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := "tcp://" + l.Addr().String()
-	l.Close()
-	runc, err := filepath.Abs(need.File(t, "../../.cache/payload/amd64/runc", "build"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	file := func(name string) string { return filepath.Join(dir, name) }
-	daemon := exec.Command(need.File(t, "../../.cache/peers/buildkitd", "peers"), "--root", file("root"), "--addr", addr,
-		"--tlscacert", file("ca.pem"), "--tlscert", file("server.pem"), "--tlskey", file("server-key.pem"),
-		"--oci-worker-net", "host", "--oci-worker-snapshotter", "overlayfs", "--containerd-worker=false")
-	daemon.Env = append(os.Environ(), "PATH="+filepath.Dir(runc)+":"+os.Getenv("PATH"))
-	if err := daemon.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = daemon.Process.Signal(os.Interrupt)
-		_ = daemon.Wait()
-	})
-	eventually(t, "buildkitd listens", func() error {
-		c, err := net.Dial("tcp", strings.TrimPrefix(addr, "tcp://"))
-		if err == nil {
-			c.Close()
-		}
-		return err
-	})
-	return []string{
-		"--driver-opt", "cacert=" + file("ca.pem") + ",cert=" + file("client.pem") + ",key=" + file("client-key.pem"), addr,
-	}
 }
 
 // sshTo is a folder with an ssh that does on this machine, by a shell, what it is asked to do on another one, where gantry is in PATH.
@@ -163,7 +169,8 @@ func sshTo(t *testing.T, g *gantry) string {
 	if err := os.Symlink(bin, filepath.Join(there, "gantry")); err != nil {
 		t.Fatal(err)
 	}
-	script := "#!/bin/sh\nwhile [ \"$1\" != -- ]; do shift; done\nshift 2\nPATH=" + there + ":$PATH GANTRY_ROOT=" + g.root + " exec sh -c \"$*\"\n"
+	script := "#!/bin/sh\nwhile [ \"$1\" != -- ]; do shift; done\nshift 2\n" +
+		"PATH=" + there + ":$PATH GANTRY_ROOT=" + g.root + " exec sh -c \"$*\"\n"
 	if err := os.WriteFile(filepath.Join(dir, "ssh"), []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}

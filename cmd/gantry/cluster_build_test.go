@@ -44,7 +44,8 @@ RUN echo second >> /src/out
 		on, other = second, pi
 	}
 	for _, want := range []string{
-		"[linux/arm/v7] build on a node that runs it natively", "on " + on.name + ": [linux/arm/v7 made 4/4] RUN", "[linux/arm/v7 made 4/4] RUN",
+		"[linux/arm/v7] build on a node that runs it natively",
+		"on " + on.name + ": [linux/arm/v7 made 4/4] RUN", "[linux/arm/v7 made 4/4] RUN",
 	} {
 		if !strings.Contains(out, want) {
 			t.Errorf("%s is missing in\n%s", want, out)
@@ -104,7 +105,9 @@ func TestClusterBuildsWithoutNodes(t *testing.T) {
 	pc.fails([]string{"Dockerfile:2", "exit code: 3"}, "build", "--platform", "linux/arm/v7", dir(t, map[string]string{
 		"Dockerfile": "FROM debian:bookworm-slim\nRUN exit 3\n",
 	}))
-	slow := dir(t, map[string]string{"Dockerfile": "FROM debian:bookworm-slim\nRUN echo begun; sleep 5; dpkg --print-architecture > /arch\n"})
+	slow := dir(t, map[string]string{
+		"Dockerfile": "FROM debian:bookworm-slim\nRUN echo begun; sleep 5; dpkg --print-architecture > /arch\n",
+	})
 	build := pc.command("build", "--progress=plain", "--platform", "linux/arm/v7", "-t", "app", slow)
 	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
 	if err != nil {

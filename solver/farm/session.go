@@ -95,8 +95,8 @@ type relay struct{ caller session.Caller }
 
 // offered are the services that a build may ask a client for. Results are not sent from another machine.
 var offered = []grpc.ServiceDesc{
-	filesync.FileSync_ServiceDesc, auth.Auth_ServiceDesc, secrets.Secrets_ServiceDesc, sshforward.SSH_ServiceDesc, upload.Upload_ServiceDesc,
-	contentapi.Content_ServiceDesc,
+	filesync.FileSync_ServiceDesc, auth.Auth_ServiceDesc, secrets.Secrets_ServiceDesc, sshforward.SSH_ServiceDesc,
+	upload.Upload_ServiceDesc, contentapi.Content_ServiceDesc,
 }
 
 // Register implements session.Attachable.
