@@ -194,11 +194,15 @@ func (s *Solver) start(ctx context.Context, o Options) error {
 
 // serve makes the server of BuildKit's API, with the failed steps' shells beside it.
 func (s *Solver) serve(o Options, w *gantryWorker, spans trace.TracerProvider) {
+	requests := slices.Clone(o.Requests)
+	if w.farm != nil {
+		requests = append(requests, w.farm.Asked)
+	}
 	s.Server = grpc.NewServer(
 		grpc.StatsHandler(tracing.ServerStatsHandler(
 			otelgrpc.WithTracerProvider(spans), otelgrpc.WithPropagators(propagation.TraceContext{}))),
 		grpc.ChainUnaryInterceptor(reclaiming(o.Store), s.failed.Named, s.failed.Usage, s.notes.Asked),
-		grpc.ChainUnaryInterceptor(append(slices.Clip(o.Requests), grpcerrors.UnaryServerInterceptor)...),
+		grpc.ChainUnaryInterceptor(append(requests, grpcerrors.UnaryServerInterceptor)...),
 		grpc.ChainStreamInterceptor(s.failed.Pruned, grpcerrors.StreamServerInterceptor),
 		grpc.MaxRecvMsgSize(defaults.DefaultMaxRecvMsgSize),
 		grpc.MaxSendMsgSize(defaults.DefaultMaxSendMsgSize),

@@ -97,6 +97,7 @@ func newWorker(ctx context.Context, o Options, failed *debug.Steps, notes *expla
 	if o.Farm != nil {
 		w.farm = farm.New(farm.Options{
 			Nodes: o.Farm.Nodes, Blobs: o.Farm.Blobs, Log: o.Farm.Log, Content: bw.ContentStore(), Leases: bw.LeaseManager(),
+			ProxyNetwork: o.Config.ProxyNetwork,
 			Native: func(p ocispec.Platform) bool {
 				way, err := o.Platforms.Way(p)
 				return err == nil && way.Mode != qemu.Emulated

@@ -17,6 +17,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/platforms"
+	controlapi "github.com/moby/buildkit/api/services/control"
 	"github.com/moby/buildkit/executor"
 	"github.com/moby/buildkit/frontend"
 	"github.com/moby/buildkit/identity"
@@ -43,7 +44,10 @@ type Options struct {
 	// Nodes are the machines that run a platform natively and can be asked now; ok is false where there are no other machines at all.
 	Nodes func(ctx context.Context, p ocispec.Platform) (all []Node, ok bool)
 	// Native tells whether this machine runs a platform's programs itself.
-	Native  func(ocispec.Platform) bool
+	Native func(ocispec.Platform) bool
+	// ProxyNetwork has all steps reach the network by a proxy only, as this machine's configuration wants.
+	ProxyNetwork bool
+
 	Blobs   Blobs
 	Content content.Store
 	Leases  *leaseutil.Manager
@@ -57,11 +61,12 @@ type Farm struct {
 	mu    sync.Mutex
 	work  map[string]*work // by the IDs in the operations' identifiers
 	links map[string]*link
+	asked map[string][]*controlapi.SolveRequest // that run, by their sessions
 }
 
 // New returns a farm.
 func New(o Options) *Farm {
-	return &Farm{o: o, work: map[string]*work{}, links: map[string]*link{}}
+	return &Farm{o: o, work: map[string]*work{}, links: map[string]*link{}, asked: map[string][]*controlapi.SolveRequest{}}
 }
 
 // work is what one definition wants of other machines.
@@ -102,7 +107,7 @@ type bridge struct {
 
 // Solve implements frontend.FrontendLLBBridge. As ever, the work is done when the result is looked at.
 func (b *bridge) Solve(ctx context.Context, req frontend.SolveRequest, sid string) (*frontend.Result, error) {
-	if req.Definition == nil || len(req.Definition.Def) == 0 || req.Frontend != "" {
+	if req.Definition == nil || len(req.Definition.Def) == 0 || req.Frontend != "" || len(req.SourcePolicies) > 0 {
 		return b.FrontendLLBBridge.Solve(ctx, req, sid)
 	}
 	g, err := parse(req.Definition)

@@ -1,6 +1,7 @@
 package farm
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -149,19 +150,46 @@ func (f *Farm) on(ctx context.Context, n Node, w *work) ([]ocispec.Descriptor, e
 	if err != nil {
 		return nil, err
 	}
+	ctx, lose := context.WithCancelCause(ctx)
+	defer lose(nil)
+	go f.guard(ctx, n, w.platform, lose)
 	made := make([]ocispec.Descriptor, len(w.parts))
-	eg, ctx := errgroup.WithContext(ctx)
+	eg, working := errgroup.WithContext(ctx)
 	for i, part := range w.parts {
 		eg.Go(func() (err error) {
-			made[i], err = l.solve(ctx, n, w, part)
+			made[i], err = f.solve(working, l, n, w, part)
 			return err
 		})
 	}
-	return made, eg.Wait()
+	if err := eg.Wait(); err != nil {
+		return nil, cmp.Or(context.Cause(ctx), err)
+	}
+	return made, nil
+}
+
+// glance is how often it is looked whether a machine that works is still there: one that hangs does not say so.
+const glance = 2 * time.Second
+
+var errLost = errors.New("it is not ready any more")
+
+// guard gives up a machine that is missing twice.
+func (f *Farm) guard(ctx context.Context, n Node, p ocispec.Platform, lose context.CancelCauseFunc) {
+	for missing := 0; missing < 2; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(glance):
+		}
+		all, ok := f.o.Nodes(ctx, p)
+		if missing++; ok && slices.ContainsFunc(all, func(o Node) bool { return o.ID == n.ID }) {
+			missing = 0
+		}
+	}
+	lose(errLost)
 }
 
 // solve has a machine solve a definition, and shows here how it goes.
-func (l *link) solve(ctx context.Context, n Node, w *work, part *pb.Definition) (made ocispec.Descriptor, err error) {
+func (f *Farm) solve(ctx context.Context, l *link, n Node, w *work, part *pb.Definition) (made ocispec.Descriptor, err error) {
 	req := &controlapi.SolveRequest{
 		Ref: identity.NewID(), Session: w.sid, Definition: part,
 		Cache: &controlapi.CacheOptions{
@@ -171,6 +199,7 @@ func (l *link) solve(ctx context.Context, n Node, w *work, part *pb.Definition) 
 	for _, im := range w.imports {
 		req.Cache.Imports = append(req.Cache.Imports, &controlapi.CacheOptionsEntry{Type: im.Type, Attrs: im.Attrs})
 	}
+	f.rule(req)
 	watching, stop := context.WithCancel(ctx)
 	var watch sync.WaitGroup
 	watch.Go(func() { l.watch(watching, n, req.Ref) })

@@ -15,6 +15,7 @@ import (
 	"github.com/moby/buildkit/session/secrets"
 	"github.com/moby/buildkit/session/sshforward"
 	"github.com/moby/buildkit/session/upload"
+	"github.com/moby/buildkit/sourcepolicy/policysession"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/types/known/emptypb"
@@ -96,7 +97,7 @@ type relay struct{ caller session.Caller }
 // offered are the services that a build may ask a client for. Results are not sent from another machine.
 var offered = []grpc.ServiceDesc{
 	filesync.FileSync_ServiceDesc, auth.Auth_ServiceDesc, secrets.Secrets_ServiceDesc, sshforward.SSH_ServiceDesc,
-	upload.Upload_ServiceDesc, contentapi.Content_ServiceDesc,
+	upload.Upload_ServiceDesc, contentapi.Content_ServiceDesc, policysession.PolicyVerifier_ServiceDesc,
 }
 
 // Register implements session.Attachable.

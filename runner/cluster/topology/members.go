@@ -23,6 +23,9 @@ type Member struct {
 	At       string // HOST:PORT, where it talks to other nodes
 }
 
+// BuildLabel on a node keeps it from building for others, when it is "false".
+const BuildLabel = "com.gantry.build"
+
 // Builder is a node that is ready and takes work.
 type Builder struct {
 	Member
@@ -38,7 +41,8 @@ func (h *Hub) Builders() []Builder {
 
 func builders(s *store) (all []Builder) {
 	for _, m := range members(s) {
-		if n := s.nodes[m.ID]; n.Spec.Availability == api.NodeAvailabilityActive {
+		n := s.nodes[m.ID]
+		if n.Spec.Availability == api.NodeAvailabilityActive && n.Spec.Annotations.Labels[BuildLabel] != "false" {
 			all = append(all, Builder{m, n.Description})
 		}
 	}

@@ -145,6 +145,13 @@ func TestMembers(t *testing.T) {
 	if got := members(s); !slices.Equal(got, want) {
 		t.Errorf("%v, want %v", got, want)
 	}
+
+	// Those that are drained, or kept from it by a label, build for nobody.
+	s.nodes["leader"].Spec.Availability = api.NodeAvailabilityDrain
+	s.nodes["worker"].Spec.Annotations.Labels = map[string]string{BuildLabel: "false"}
+	if got := builders(s); len(got) != 1 || got[0].Member != want[0] || got[0].Description != s.nodes["manager"].Description {
+		t.Errorf("%v build", got)
+	}
 }
 
 // A worker tells of its own registries only.
