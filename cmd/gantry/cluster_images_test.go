@@ -31,10 +31,16 @@ func tellsMachine(t testing.TB, mark string) string {
 // machines asks a service by its published port on a host until each of the architectures has answered, and nobody else.
 func (h *host) machines(port, mark string, want ...string) {
 	h.t.Helper()
-	eventually(h.t, mark+" answers at "+h.name, func() error {
+	h.machinesAt(h.ip, port, mark, want...)
+}
+
+// machinesAt asks another host.
+func (h *host) machinesAt(ip, port, mark string, want ...string) {
+	h.t.Helper()
+	eventually(h.t, mark+" answers at "+ip, func() error {
 		var got []string
 		for range 2 * len(want) {
-			out, err := h.get("http://" + h.ip + ":" + port)
+			out, err := h.get("http://" + ip + ":" + port)
 			if err != nil {
 				return err
 			}

@@ -100,6 +100,7 @@ func TestMachines(t *testing.T) {
 		t.Run("kills", machineKills)
 		t.Run("refusals", machineRefusals)
 		t.Run("demo", machineDemo)
+		t.Run("cluster", machineCluster)
 	}
 	var done []*machine
 	for _, name := range names {

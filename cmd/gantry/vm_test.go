@@ -33,6 +33,7 @@ type vm struct {
 	host    string            // port of files
 	agent   string            // host:port on this side
 	web     string            // this side of the machine's port 8080
+	lan     *os.File          // an end of a second network, as package net has it; may be nil
 	qemu    *exec.Cmd
 	ended   chan struct{}
 	release string
@@ -134,7 +135,14 @@ func (m *vm) on() {
 		args = append(append(args, cpu...), "-M", "q35", "-m", "2048", "-append", "console=ttyS0 "+boot,
 			"-device", "virtio-blk-pci,drive=d", "-device", "virtio-net-pci,netdev=n")
 	}
+	if m.lan != nil { // virt's devices come in reverse
+		second := []string{"-netdev", "tap,id=lan,fd=3", "-device", "virtio-net-device,netdev=lan,mac=52:54:00:77:00:50"}
+		args = append(second, args...)
+	}
 	m.qemu = exec.Command(emulatorOf(m.arch), args...)
+	if m.lan != nil {
+		m.qemu.ExtraFiles = []*os.File{m.lan}
+	}
 	m.qemu.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	var stderr bytes.Buffer
 	m.qemu.Stderr = &stderr
