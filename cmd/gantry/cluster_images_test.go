@@ -1,11 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // tellsMachine is an image whose answer says for which architecture it was made, with a layer that can be told from others.
@@ -37,7 +39,7 @@ func (h *host) machines(port, mark string, want ...string) {
 // machinesAt asks another host.
 func (h *host) machinesAt(ip, port, mark string, want ...string) {
 	h.t.Helper()
-	eventually(h.t, mark+" answers at "+ip, func() error {
+	within(h.t, cmp.Or(h.patience, time.Minute), mark+" answers at "+ip, func() error {
 		var got []string
 		for range 2 * len(want) {
 			out, err := h.get("http://" + ip + ":" + port)
@@ -53,7 +55,7 @@ func (h *host) machinesAt(ip, port, mark string, want ...string) {
 		for _, w := range want {
 			all = append(all, mark+" "+w)
 		}
-		return unless(slices.Equal(got, all), "%q, want %q; %s", got, all, h.output("service", "ps", "--no-trunc", "web"))
+		return unless(slices.Equal(got, all), "%q, want %q", got, all)
 	})
 }
 

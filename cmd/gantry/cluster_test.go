@@ -27,6 +27,8 @@ type host struct {
 	seat
 	daemon *exec.Cmd
 	log    string
+
+	patience time.Duration // with other hosts; a minute when zero
 }
 
 // lans counts the networks of hosts.

@@ -366,13 +366,19 @@ func (g *gantry) serveRegistry(args ...string) {
 // eventually waits up to a minute for f to return nil.
 func eventually(t testing.TB, what string, f func() error) {
 	t.Helper()
+	within(t, time.Minute, what, f)
+}
+
+// within is eventually, for those who need longer.
+func within(t testing.TB, d time.Duration, what string, f func() error) {
+	t.Helper()
 	var err error
-	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		if err = f(); err == nil {
 			return
 		}
 	}
-	t.Fatalf("%s: %v", what, fmt.Errorf("not after a minute: %w", err))
+	t.Fatalf("%s: %v", what, fmt.Errorf("not after %s: %w", d, err))
 }
 
 // armELF is the magic and the mask of ARM's programs in a registration (Linux, admin-guide/binfmt-misc.rst).

@@ -68,6 +68,7 @@ func tap(t *testing.T, lan string) *os.File {
 func machineCluster(t *testing.T) {
 	alfred := newHosts(t, 1)[0]
 	alfred.restartAs("alfred", "")
+	alfred.patience = 5 * time.Minute // an emulated machine is slow
 	pi := newVM(t, "arm-6.1")
 	pi.lan = tap(t, strings.TrimSuffix(alfred.netns, "-1")+"lan")
 	pages, out := t.TempDir(), t.TempDir()
@@ -82,17 +83,17 @@ func machineCluster(t *testing.T) {
 	pi.serve("gantry.deb", filepath.Join(out, "gantry_0.0.0_armhf.deb"))
 	pi.on()
 	const ip = "10.77.0.50"
-	pi.run("hostname rpi1; ip addr add " + ip + "/24 dev eth1; ip link set eth1 up; mkdir -p /var/lib/dpkg; touch /var/lib/dpkg/status")
+	pi.run("hostname rpi1; ip addr add " + ip + "/24 dev eth1; ip link set eth1 up; mkdir -p /var/lib/dpkg/info; touch /var/lib/dpkg/status")
 	pi.get("/root", "gantry.deb")
 	pi.run("dpkg -i --force-depends /root/gantry.deb && rm /root/gantry.deb && command -v gantry")
 	pi.run("gantry daemon >/var/log-gantry 2>&1 & until gantry daemon status; do sleep 0.5; done")
 	t.Cleanup(func() {
 		if t.Failed() {
-			log, _, _ := pi.try("tail -n 60 /var/log-gantry; ip addr; gantry ps -a")
-			t.Logf("on rpi1:\n%s", log)
+			log, _, _ := pi.try("tail -n 60 /var/log-gantry; gantry ps -a")
+			t.Logf("on rpi1:\n%s\n%s\n%s", log, alfred.output("stack", "ps", "--no-trunc", "s"), alfred.output("node", "ls"))
 		}
 	})
-	alfred.run("swarm", "init", "--advertise-addr", alfred.ip)
+	alfred.run("swarm", "init", "--advertise-addr", alfred.ip, "--default-addr-pool", "10.90.0.0/16") // QEMU has 10.0.2.0/24
 	pi.run("gantry swarm join --advertise-addr " + ip + " --token " + alfred.run("swarm", "join-token", "-q", "worker") + " " + alfred.ip)
 	eventually(t, "rpi1 is ready", func() error {
 		nodes := alfred.run("node", "ls", "--format", "{{.Hostname}} {{.Status}}")
@@ -112,7 +113,7 @@ func machineCluster(t *testing.T) {
 		}
 		fmt.Fprintf(w, "%s\t%.0f\n", way.name, time.Since(begin).Seconds())
 		alfred.run("stack", "rm", "s")
-		eventually(t, "nothing is left of the stack", func() error {
+		within(t, alfred.patience, "nothing is left of the stack", func() error {
 			left := pi.run("gantry ps -q") + alfred.run("ps", "-q")
 			return unless(left == "", "%s", left)
 		})
