@@ -83,7 +83,8 @@ func machineCluster(t *testing.T) {
 	pi.serve("gantry.deb", filepath.Join(out, "gantry_0.0.0_armhf.deb"))
 	pi.on()
 	const ip = "10.77.0.50"
-	pi.run("hostname rpi1; ip addr add " + ip + "/24 dev eth1; ip link set eth1 up; mkdir -p /var/lib/dpkg/info; touch /var/lib/dpkg/status")
+	pi.run("hostname rpi1; ip addr add " + ip + "/24 dev eth1; " +
+		"ip link set eth1 up; mkdir -p /var/lib/dpkg/info; touch /var/lib/dpkg/status")
 	pi.get("/root", "gantry.deb")
 	pi.run("dpkg -i --force-depends /root/gantry.deb && rm /root/gantry.deb && command -v gantry")
 	pi.run("gantry daemon >/var/log-gantry 2>&1 & until gantry daemon status; do sleep 0.5; done")
