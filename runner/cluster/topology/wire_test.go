@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"math/big"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -138,8 +139,8 @@ func TestFollow(t *testing.T) {
 	}
 }
 
-// serve serves a hub with an identity at an address of its own, until the test ends.
-func serve(t *testing.T, id Identity) string {
+// serve serves a hub, and others if they are not nil, with an identity at an address of its own, until the test ends.
+func serve(t *testing.T, id Identity, others http.Handler) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -149,7 +150,7 @@ func serve(t *testing.T, id Identity) string {
 	hub := &Hub{}
 	hub.publish(newStore())
 	go func() {
-		_ = Serve(t.Context(), l.Addr().String(), func() *Hub { return hub }, nil, id, slog.New(slog.DiscardHandler))
+		_ = Serve(t.Context(), l.Addr().String(), func() *Hub { return hub }, others, id, slog.New(slog.DiscardHandler))
 	}()
 	for {
 		c, err := net.Dial("tcp", l.Addr().String())
@@ -164,7 +165,7 @@ func serve(t *testing.T, id Identity) string {
 // One of another cluster is told nothing, and nobody believes one that is no manager.
 func TestFollowsMembersOnly(t *testing.T) {
 	ours := newAuthority(t)
-	manager := serve(t, ours.identity("m", "swarm-manager", "c"))
+	manager := serve(t, ours.identity("m", "swarm-manager", "c"), nil)
 	learn := func(Update) error { return errors.New("told") }
 	for what, c := range map[string]struct {
 		who  Identity
@@ -178,7 +179,7 @@ func TestFollowsMembersOnly(t *testing.T) {
 			t.Errorf("%s: %v, want %s", what, err, c.want)
 		}
 	}
-	err := followOne(t.Context(), serve(t, ours.identity("w2", "swarm-worker", "c")), ours.identity("w", "swarm-worker", "c"), learn)
+	err := followOne(t.Context(), serve(t, ours.identity("w2", "swarm-worker", "c"), nil), ours.identity("w", "swarm-worker", "c"), learn)
 	if err == nil || !strings.Contains(err.Error(), "swarm-manager") {
 		t.Errorf("one that is no manager: %v", err)
 	}
