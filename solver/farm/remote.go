@@ -151,8 +151,10 @@ func (f *Farm) on(ctx context.Context, n Node, w *work) ([]ocispec.Descriptor, e
 		return nil, err
 	}
 	ctx, lose := context.WithCancelCause(ctx)
+	var guarding sync.WaitGroup
+	defer guarding.Wait()
 	defer lose(nil)
-	go f.guard(ctx, n, w.platform, lose)
+	guarding.Go(func() { f.guard(ctx, n, w.platform, lose) })
 	made := make([]ocispec.Descriptor, len(w.parts))
 	eg, working := errgroup.WithContext(ctx)
 	for i, part := range w.parts {
